@@ -1,0 +1,185 @@
+"""The nouns: immutable values that every other module takes and returns.
+
+Nothing here does I/O, reads a clock or draws a random number, and nothing of ours is imported, so any layer may use
+it, the Lambda's zip included. The words are those of docs/design.md:
+
+    ObjectRef   bucket and key, decoded
+    Change      "something may have changed at this ref": a hint, never the truth
+    Route       which keys go where, and by which policies
+    Delivery    one queue message in our hands
+    Outcome     what replicating one key came to; `settlement` says what that does to its messages
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+Kind = Literal["put", "delete", "check"]
+"""What the event said happened. `check` is of our own making: look at the key again, it pays a debt."""
+
+Dialect = Literal["s3", "eventbridge", "minio", "ceph", "poc", "own"]
+"""Who worded the event. Sequencers compare only within one key and one dialect."""
+
+QueueName = Literal["live", "bulk", "check"]
+"""Live events first; bulk (backfill, repair, redrive) and check only in slots left free."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectRef:
+    """One object's address in S3; the key is decoded text, exactly as S3 stores it."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        """Give the address the way people write it."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A hint that something may have changed at `ref`, with what the event said about it.
+
+    Only `ref` steers anything; the rest serves the deduplication id, lag figures and log lines. `event_time` is the
+    event's own ISO 8601 text, `size` is in bytes, `run` is the id of the backfill, repair, redrive or check that made
+    the Change (empty for live events).
+    """
+
+    ref: ObjectRef
+    kind: Kind
+    dialect: Dialect = "own"
+    event_name: str = ""
+    event_time: str | None = None
+    etag: str | None = None
+    size: int | None = None
+    version_id: str | None = None
+    sequencer: str | None = None
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which keys of a bucket belong where on NetStorage, and how they are treated.
+
+    `include` and `exclude` are shell-style patterns matched against the whole key (`*` also crosses `/`); an empty
+    `include` means everything, `exclude` wins. `strip_prefix` must be a leading part of `prefix`; it is cut from the
+    key before `directory` is put in front. `settle_s` holds a write back until that long after the object's
+    LastModified, because NetStorage advises against rapid overwrites of one name.
+    """
+
+    bucket: str
+    cpcode: str
+    directory: str = ""
+    prefix: str = ""
+    strip_prefix: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    account: str = "default"
+    deletes: Literal["mirror", "ignore"] = "mirror"
+    folder_markers: Literal["ignore", "mkdir"] = "ignore"
+    content_encoding: Literal["warn", "reject"] = "warn"
+    settle_s: float = 0.0
+
+    def __str__(self) -> str:
+        """Name the route for messages: source and target, no policies."""
+        target = f"/{self.cpcode}/{self.directory}".rstrip("/")
+        return f"s3://{self.bucket}/{self.prefix}* -> {target}/"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One queue message in our hands, from a receive until it is settled.
+
+    `attempt` counts receives, this one included (SQS ApproximateReceiveCount); the two times are Unix seconds by the
+    queue's clock. `receipt` is what settles it, and is no use after the lease is lost.
+    """
+
+    queue: QueueName
+    message_id: str
+    receipt: str = field(repr=False)
+    body: str = field(repr=False)
+    group: str
+    attempt: int = 1
+    sent_at_s: float = 0.0
+    first_received_at_s: float = 0.0
+
+
+# --- outcomes --------------------------------------------------------------------------------------------------
+
+
+Settlement = Literal["ack", "retry", "bury"]
+"""What an outcome does to its messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The object's bytes are on NetStorage and proven; `proof` names the digest that NetStorage checked.
+
+    `notes` holds what NetStorage cannot keep of the object (its Content-Encoding above all).
+    """
+
+    path: str
+    size_bytes: int
+    proof: str
+    notes: tuple[str, ...] = ()
+    settlement: ClassVar[Settlement] = "ack"
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """S3 has no such object, and neither has NetStorage now; `existed` is false if it was gone already."""
+
+    path: str
+    existed: bool
+    settlement: ClassVar[Settlement] = "ack"
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """A stat made in this very attempt showed what we would have written: nothing was sent."""
+
+    path: str
+    settlement: ClassVar[Settlement] = "ack"
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Nothing is to be done for this key, by the route's own rules.
+
+    With `set_aside` the object cannot be read yet (archived): it is counted, listed by verify, and woken by its own
+    later event.
+    """
+
+    reason: str
+    set_aside: bool = False
+    settlement: ClassVar[Settlement] = "ack"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Not done, but it may be later: the message goes back for at least `after_s` seconds.
+
+    `failed` is false for a mere wait (settling, draining, paused), which never counts towards burying. `ambiguous`
+    says that something was sent whose answer we do not have. `pause` asks to stop the whole route: going on would
+    only burn the backlog.
+    """
+
+    reason: str
+    after_s: float = 0.0
+    failed: bool = True
+    ambiguous: bool = False
+    pause: bool = False
+    settlement: ClassVar[Settlement] = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """It will never work as it is: the message is buried with the reason, which says what to do."""
+
+    reason: str
+    hint: str = ""
+    settlement: ClassVar[Settlement] = "bury"
+
+
+Outcome = Copied | Deleted | Unchanged | Ignored | Retry | Rejected

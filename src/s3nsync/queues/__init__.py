@@ -1,0 +1,1 @@
+"""Queue adapters: SQS FIFO here, one module per kind of queue."""
