@@ -12,6 +12,7 @@ it, the Lambda's zip included. The words are those of docs/design.md:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -103,6 +104,38 @@ class Delivery:
     attempt: int = 1
     sent_at_s: float = 0.0
     first_received_at_s: float = 0.0
+
+
+# --- what S3 says ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What S3 tells of one object: its size, its digests, and what NetStorage may not be able to keep of it.
+
+    `etag` stands without its quotes. `encryption` is the value of x-amz-server-side-encryption, None when the answer
+    had no such header; `customer_key` says that the key was the caller's own (SSE-C). `checksums` maps a lower-case
+    algorithm name ("crc64nvme", "sha256") to the lower-case hex digest of the whole object; digests of digests
+    (COMPOSITE) are left out. `metadata_mtime` is x-amz-meta-mtime, unparsed.
+    """
+
+    size_bytes: int
+    etag: str
+    last_modified_s: int
+    version_id: str | None = None
+    encryption: str | None = None
+    customer_key: bool = False
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    content_encoding: str | None = None
+    storage_class: str | None = None
+    metadata_mtime: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """S3 itself said, in answer to a GET, that there is no such object: the only ground for a delete."""
+
+    reason: Literal["no-such-key", "delete-marker"]
 
 
 # --- outcomes --------------------------------------------------------------------------------------------------
