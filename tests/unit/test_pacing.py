@@ -1,0 +1,138 @@
+"""Pacing: back-off bounds, and a byte budget that is fair, never overdrawn and always given back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3nsync.pacing import Backoff, ByteBudget
+
+
+@given(
+    failures=st.integers(1, 10_000),
+    drawn=st.floats(0, 1, exclude_max=True),
+    base_s=st.floats(0.001, 10),
+    cap_s=st.floats(0.001, 100),
+)
+def test_backoff_stays_in_its_bounds(failures: int, drawn: float, base_s: float, cap_s: float) -> None:
+    """Each wait lies between half and all of the doubled base, never above the cap."""
+    delay_s = Backoff(base_s, cap_s, lambda: drawn).delay_s(failures)
+    full = min(cap_s, base_s * 2.0 ** min(failures - 1, 60))
+    assert full / 2 <= delay_s <= full
+
+
+def test_backoff_doubles_and_honours_the_peers_wish() -> None:
+    """Waits double with each failure; the peer's own wish is a floor, not a replacement."""
+    backoff = Backoff(1.0, 100.0, lambda: 0.0)
+    assert [backoff.delay_s(n) for n in (1, 2, 3, 4)] == [0.5, 1.0, 2.0, 4.0]
+    assert backoff.delay_s(1, at_least_s=7.0) == 7.0
+    assert backoff.delay_s(4, at_least_s=1.0) == 4.0
+
+
+def test_a_budget_needs_a_size() -> None:
+    """A budget of nothing would block for ever, so it is refused."""
+    with pytest.raises(ValueError, match="at least one"):
+        ByteBudget(0)
+
+
+async def test_budget_serves_in_order() -> None:
+    """A large request that waits is not overtaken by a small one that would fit."""
+    budget = ByteBudget(10)
+    order: list[int] = []
+
+    async def user(size: int) -> None:
+        async with budget.reserve(size):
+            order.append(size)
+
+    async with budget.reserve(6):
+        tasks = [asyncio.ensure_future(user(size)) for size in (8, 1)]
+        await asyncio.sleep(0)
+        assert order == []
+        assert "2 waiting" in repr(budget)
+    await asyncio.gather(*tasks)
+    assert order == [8, 1]
+    assert budget.in_use_bytes == 0
+
+
+async def test_a_request_above_the_whole_budget_waits_for_all_of_it() -> None:
+    """It is served alone, and stands for the whole budget."""
+    budget = ByteBudget(10)
+    async with budget.reserve(1_000):
+        assert budget.in_use_bytes == 10
+    assert budget.in_use_bytes == 0
+
+
+async def test_cancelling_the_head_of_the_line_serves_the_next() -> None:
+    """A cancelled waiter leaves the line at once; the one behind does not wait for anything more."""
+    budget = ByteBudget(10)
+    async with budget.reserve(6):
+        large = asyncio.ensure_future(_touch(budget, 8))
+        small = asyncio.ensure_future(_touch(budget, 4))
+        await asyncio.sleep(0)
+        large.cancel()
+        await asyncio.wait_for(small, 1)
+    assert budget.in_use_bytes == 0
+
+
+async def test_cancelled_in_the_moment_of_being_served_gives_back() -> None:
+    """A waiter whose turn and whose cancellation come together leaves nothing reserved."""
+    budget = ByteBudget(10)
+    async with budget.reserve(10):
+        waiter = asyncio.ensure_future(_touch(budget, 10))
+        await asyncio.sleep(0)
+    waiter.cancel()  # its turn was set by the line above, and it has not run yet
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    assert budget.in_use_bytes == 0
+
+
+async def test_bytes_freed_while_the_cancelled_head_has_not_run_are_not_lost() -> None:
+    """A cancellation and a release in the same moment still serve the next in line."""
+    budget = ByteBudget(10)
+    async with budget.reserve(10):
+        head = asyncio.ensure_future(_touch(budget, 10))
+        behind = asyncio.ensure_future(_touch(budget, 10))
+        await asyncio.sleep(0)
+        head.cancel()
+    await asyncio.wait_for(behind, 1)
+    assert budget.in_use_bytes == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3), st.booleans()), max_size=30),
+    st.integers(1, 20),
+)
+def test_budget_is_never_overdrawn_and_returns_to_zero(plan: list[tuple[int, int, bool]], total: int) -> None:
+    """Whatever the sizes, holding times and cancellations: at most the total is held, and zero at the end."""
+
+    async def scenario() -> None:
+        budget = ByteBudget(total)
+
+        async def user(size: int, turns: int) -> None:
+            async with budget.reserve(size):
+                assert budget.in_use_bytes <= total
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+
+        tasks = []
+        for size, turns, cancelled in plan:
+            task = asyncio.ensure_future(user(size, turns))
+            tasks.append(task)
+            await asyncio.sleep(0)
+            if cancelled:
+                task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait_for(task, 1)
+        assert budget.in_use_bytes == 0
+
+    asyncio.run(scenario())
+
+
+async def _touch(budget: ByteBudget, size: int) -> None:
+    async with budget.reserve(size):
+        pass
