@@ -1,0 +1,104 @@
+# The whole developer interface; `make` lists it. Each target first makes the virtual environments it needs, from the
+# lock files in requirements/: Python >= 3.11 and make are all that must be there.
+
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$each; break; }; done)
+UV_VERSION := 0.13.9
+VENV := .venv
+MINISTACK_VENV := .venv-ministack
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MINISTACK_READY := $(MINISTACK_VENV)/.ready
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+UV_COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev check test interop ci fix docs lambda lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) $(MINISTACK_READY) ## the whole product on this machine, in a minute: make demo ARGS=--json
+	@$(BIN)/s3nsync demo $(ARGS)
+
+dev: $(READY) $(MINISTACK_READY) ## the same, kept running to play with
+	@$(BIN)/s3nsync dev $(ARGS)
+
+check: $(READY) ## style, types, layers, generated pages
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/generate_docs.py --check
+
+test: $(READY) $(MINISTACK_READY) ## every test but interop: make test ARGS='-k routes'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not interop' $(ARGS)
+
+interop: $(READY) ## clients that are not ours (rclone, Akamai's kit) against our emulator
+	@command -v rclone >/dev/null || $(MAKE) --no-print-directory .install-rclone
+	S3NSYNC_INTEROP=1 $(BIN)/pytest -m interop tests/interop $(ARGS)
+
+ci: ## what must be green: check, test, interop, demo, each with its time
+	@set -e; for step in check test interop 'demo ARGS=--json'; do \
+		started=$$(date +%s); echo "--- make $$step"; \
+		$(MAKE) --no-print-directory $$step; \
+		echo "--- make $$step: $$(( $$(date +%s) - started )) s"; \
+	done
+
+fix: $(READY) ## mend what ruff can mend, and format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(READY) ## write docs/configuration.md and docs/cli.md anew
+	$(BIN)/python tools/generate_docs.py
+
+lambda: | .python ## the Lambda's zip, into build/
+	@mkdir -p build
+	$(PYTHON) src/s3nsync/lambda_zip.py build/s3nsync-lambda.zip
+
+lock: .venv-lock/bin/uv ## refresh the pinned requirements: make lock ARGS=--upgrade
+	$(UV_COMPILE) $(ARGS) --extra fast pyproject.toml -o requirements/runtime.txt
+	$(UV_COMPILE) $(ARGS) --all-extras --group build --group test --group check pyproject.toml \
+		-c requirements/runtime.txt -o requirements/dev.txt
+	$(UV_COMPILE) $(ARGS) requirements/ministack.in -o requirements/ministack.txt
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) $(MINISTACK_VENV) .venv-lock build dist .cache .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache .hypothesis
+
+# --- environments ----------------------------------------------------------------------------------------------
+# A new lock makes a new environment, so that nothing lingers; a new pyproject.toml only installs ourselves again.
+
+.PHONY: .python .install-rclone
+
+.python:
+	@test -n '$(PYTHON)' && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "s3nsync needs Python 3.11 or later; '$(or $(PYTHON),python3)' is older, or is not there;" \
+		"name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.locked: requirements/dev.txt | .python
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(READY): $(VENV)/.locked pyproject.toml
+	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(MINISTACK_READY): requirements/ministack.txt | .python
+	$(PYTHON) -m venv --clear $(MINISTACK_VENV)
+	$(MINISTACK_VENV)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/ministack.txt
+	@touch $@
+
+.venv-lock/bin/uv: | .python
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python $(PIP_INSTALL) uv==$(UV_VERSION)
+
+.install-rclone:
+	@if test "$$(id -u)" = 0; then apt-get update -q && apt-get install -qy rclone; \
+	elif sudo -n true 2>/dev/null; then sudo apt-get update -q && sudo apt-get install -qy rclone; \
+	else echo 'rclone is missing: install it (apt-get install rclone, or https://rclone.org/install/)' >&2; exit 1; fi
