@@ -9,7 +9,7 @@ again can help (`transient`) is a property of the type, set here, read where a m
     ├── LeaseLost                the queue may have given our message to another worker
     ├── TransportError           (transient) HTTP could not carry the request or its answer
     │   ├── ConnectFailed          no connection: nothing was sent
-    │   │   └── TlsRefused           (permanent) the peer's certificate was not accepted
+    │   │   └── TlsRefused           (permanent) the peer's certificate was not accepted (stops the route)
     │   ├── ConnectionLost         broke while in use
     │   ├── Stalled                no byte moved for too long
     │   └── BadAnswer              the peer does not speak HTTP as it should
@@ -120,6 +120,7 @@ class TlsRefused(ConnectFailed):
     """The peer's certificate was not accepted; nothing was sent."""
 
     transient = False
+    pauses_route = True
     default_hint = "check the host name; for a private certificate authority set ca_file"
 
 

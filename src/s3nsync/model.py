@@ -193,15 +193,13 @@ class Ignored:
 class Retry:
     """Not done, but it may be later: the message goes back for at least `after_s` seconds.
 
-    `failed` is false for a mere wait (settling, draining, paused), which never counts towards burying. `ambiguous`
-    says that something was sent whose answer we do not have. `pause` asks to stop the whole route: going on would
-    only burn the backlog.
+    `failed` is false for a mere wait (settling, draining, paused), which never counts towards burying. `pause` asks to
+    stop receiving: going on would only burn the backlog.
     """
 
     reason: str
     after_s: float = 0.0
     failed: bool = True
-    ambiguous: bool = False
     pause: bool = False
     settlement: ClassVar[Settlement] = "retry"
 

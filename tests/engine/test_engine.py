@@ -1,0 +1,407 @@
+"""The engine against models of S3 and NetStorage: what it asks, what it writes, what it owes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from fakes import NOW_S, FakeBudget, FakeHand, FakeSource, FakeTarget, info_of
+from s3nsync import errors
+from s3nsync.engine import MAX_ROUNDS, STREAM_BYTES, Replicator
+from s3nsync.model import (
+    Change,
+    Copied,
+    Deleted,
+    Ignored,
+    ObjectRef,
+    Outcome,
+    Rejected,
+    Retry,
+    Route,
+    Unchanged,
+)
+
+REF = ObjectRef("media", "in/a b.txt")
+PATH = "/123456/web/a b.txt"
+ROUTE = Route("media", "123456", directory="web", prefix="in/", strip_prefix="in/")
+PUT = Change(REF, "put")
+
+
+class World:
+    """S3, NetStorage and an engine between them."""
+
+    def __init__(self, route: Route = ROUTE, *, buffer_bytes: int = 16, trailers: bool = True) -> None:
+        self.source = FakeSource()
+        self.target = FakeTarget()
+        self.budget = FakeBudget()
+        self.hashed_off_loop = 0
+        self.brake_s = 0.0
+        self.slept_s: list[float] = []
+        self.engine = Replicator(
+            routes=(route,),
+            source=self.source,
+            targets={"default": self.target},
+            budget=self.budget,
+            backoff_s=lambda attempt: float(attempt * 10),
+            now_s=lambda: NOW_S,
+            sleep=self._sleep,
+            offload=self._offload,
+            brake_s=lambda _route: self.brake_s,
+            buffer_bytes=buffer_bytes,
+            trailers=trailers,
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+
+    async def _offload(self, update: Callable[[bytes], None], data: bytes) -> None:
+        self.hashed_off_loop += 1
+        update(data)
+
+    async def replicate(self, change: Change = PUT, hand: FakeHand | None = None) -> Outcome:
+        outcome = await self.engine.replicate(change, hand or FakeHand())
+        assert self.budget.held_bytes == 0
+        return outcome
+
+
+async def test_a_small_object_costs_one_get_and_one_put() -> None:
+    """The hot path: no HEAD, no stat, no mkdir."""
+    world = World()
+    info = world.source.put(REF, b"hello")
+    assert await world.replicate() == Copied(PATH, 5, "md5")
+    assert (world.source.calls, world.target.calls) == (["open"], [f"upload {PATH}"])
+    assert world.target.files[PATH] == (b"hello", info.last_modified_s)
+
+
+async def test_a_missing_object_is_deleted_and_one_already_gone_is_fine() -> None:
+    """Absence in S3 costs one GET and one delete."""
+    world = World()
+    world.target.files[PATH] = (b"old", 1)
+    assert await world.replicate() == Deleted(PATH, existed=True)
+    assert await world.replicate() == Deleted(PATH, existed=False)
+    assert world.target.calls == [f"delete {PATH}"] * 2
+
+
+async def test_what_the_event_said_never_steers() -> None:
+    """A delete event for an object that exists again copies it."""
+    world = World()
+    world.source.put(REF, b"hello")
+    assert isinstance(await world.replicate(Change(REF, "delete")), Copied)
+
+
+@pytest.mark.parametrize(("change", "attempt", "stats"), [(PUT, 1, 0), (PUT, 2, 1), (Change(REF, "check"), 1, 1)])
+async def test_unchanged_comes_only_from_a_stat_of_this_attempt(change: Change, attempt: int, stats: int) -> None:
+    """The first attempt writes without looking; a later one, or a check, looks first."""
+    world = World()
+    info = world.source.put(REF, b"hello")
+    world.target.files[PATH] = (b"hello", info.last_modified_s)
+    outcome = await world.replicate(change, FakeHand(attempt=attempt))
+    assert isinstance(outcome, Unchanged if stats else Copied)
+    assert world.target.calls.count(f"stat {PATH}") == stats
+
+
+async def test_a_large_object_is_streamed_with_its_declared_digest() -> None:
+    """With S3's own MD5 a stream needs no hashing, and holds a fixed share of the budget."""
+    world = World(buffer_bytes=4)
+    data = bytes(range(100))
+    world.source.put(REF, data)
+    assert await world.replicate() == Copied(PATH, 100, "md5")
+    assert world.target.declared[0]["md5"] is not None
+    assert (world.hashed_off_loop, world.budget.peak_bytes) == (0, STREAM_BYTES)
+
+
+async def test_a_large_object_without_a_digest_declares_its_own_at_the_end() -> None:
+    """The last row of the ladder: SHA-256 in the trailers, hashed away from the loop."""
+    world = World(buffer_bytes=4)
+    data = bytes(range(100))
+    info = world.source.put(REF, data, etag="abc-2")
+    assert await world.replicate() == Copied(PATH, 100, "sha256 at end")
+    assert world.target.declared[0]["sha256"] == hashlib.sha256(data).hexdigest()
+    assert world.target.declared[0]["at_end"]
+    assert world.target.files[PATH] == (data, info.last_modified_s)
+    assert world.hashed_off_loop == 25
+
+
+async def test_a_small_object_without_a_digest_is_hashed_first() -> None:
+    """The third row of the ladder."""
+    world = World()
+    world.source.put(REF, b"hello", encryption="aws:kms")
+    assert await world.replicate() == Copied(PATH, 5, "sha256")
+    assert world.target.declared[0]["md5"] is None
+
+
+async def test_an_empty_object_is_copied() -> None:
+    """Nothing is a size like any other."""
+    world = World()
+    world.source.put(REF, b"")
+    assert await world.replicate() == Copied(PATH, 0, "md5")
+    assert world.target.files[PATH][0] == b""
+
+
+async def test_an_exclusive_hand_takes_no_second_look_and_others_do() -> None:
+    """A live hand's stale write is owed by the message behind it; bulk and check must look for themselves."""
+    world = World()
+    world.source.put(REF, b"hello")
+    await world.replicate(hand=FakeHand(exclusive=True))
+    assert world.source.calls.count("head") == 0
+    await world.replicate(hand=FakeHand(exclusive=False))
+    assert world.source.calls.count("head") == 1
+
+
+async def test_a_second_look_that_differs_goes_round_with_a_lease_check() -> None:
+    """What changed behind a bulk write is written again before the ack."""
+    world = World()
+    world.source.put(REF, b"one")
+    looks: list[int] = []
+
+    def change_once() -> None:
+        looks.append(len(looks))
+        if len(looks) == 1:
+            world.source.put(REF, b"two!")
+
+    world.source.on_head = change_once
+    hand = FakeHand(exclusive=False)
+    assert await world.replicate(hand=hand) == Copied(PATH, 4, "md5")
+    assert world.target.files[PATH][0] == b"two!"
+    assert len(looks) == 2
+
+
+async def test_a_bulk_delete_of_a_key_that_came_back_is_undone_at_once() -> None:
+    """A HEAD that finds the object after a delete goes round, and copies it."""
+    world = World()
+
+    def come_back() -> None:
+        if not world.source.objects:
+            world.source.put(REF, b"back")
+
+    world.source.on_head = come_back
+    assert isinstance(await world.replicate(hand=FakeHand(exclusive=False)), Copied)
+    assert world.target.files[PATH][0] == b"back"
+
+
+async def test_a_key_that_never_rests_goes_back_to_the_queue() -> None:
+    """Rounds are bounded, and giving up on them is no failure."""
+    world = World()
+    count = [0]
+
+    def churn() -> None:
+        count[0] += 1
+        world.source.put(REF, b"x" * (count[0] % 16))
+
+    churn()
+    world.source.on_head = churn
+    outcome = await world.replicate(hand=FakeHand(exclusive=False))
+    assert isinstance(outcome, Retry)
+    assert not outcome.failed
+    assert count[0] == MAX_ROUNDS + 1
+
+
+async def test_a_change_under_the_read_goes_round_at_once() -> None:
+    """412 on a later range means a newer version: read that one."""
+    world = World(buffer_bytes=2)
+    world.source.put(REF, b"first version")
+    seen: list[int] = []
+
+    def swap(start: int) -> None:
+        seen.append(start)
+        if len(seen) == 2:
+            world.source.put(REF, b"second")
+            msg = "changed"
+            raise errors.SourceChanged(msg)
+
+    world.source.before_chunk = swap
+    hand = FakeHand()
+    assert await world.replicate(hand=hand) == Copied(PATH, 6, "md5")
+    assert not hand.debt.may_land
+
+
+@pytest.mark.parametrize("buffer_bytes", [4, 4096])
+async def test_a_lease_lost_before_the_send_sends_nothing(buffer_bytes: int) -> None:
+    """Check the lease, then sign, then send."""
+    world = World(buffer_bytes=buffer_bytes)
+    world.source.put(REF, b"hello world")
+    hand = FakeHand(lose_after=1)
+    with pytest.raises(errors.LeaseLost):
+        await world.replicate(hand=hand)
+    assert not hand.debt.sent
+    assert PATH not in world.target.files
+
+
+async def test_a_lease_lost_during_a_stream_stops_before_the_last_chunk() -> None:
+    """A cut stream is never a whole one, so the server stores nothing; but something was sent."""
+    world = World(buffer_bytes=4)
+    world.source.put(REF, b"0123456789ab")
+    hand = FakeHand(lose_after=4)
+    with pytest.raises(errors.LeaseLost):
+        await world.replicate(hand=hand)
+    assert hand.debt.sent
+    assert not hand.debt.may_land
+    assert PATH not in world.target.files
+
+
+async def test_a_lease_lost_after_the_answer_is_noticed() -> None:
+    """The lease is checked after the answer too: the write is done, and owed."""
+    world = World()
+    world.source.put(REF, b"hello")
+    hand = FakeHand(lose_after=2)
+    with pytest.raises(errors.LeaseLost):
+        await world.replicate(hand=hand)
+    assert hand.debt.sent
+    assert PATH in world.target.files
+
+
+def _lost_after_sending() -> errors.S3nsyncError:
+    error = errors.ConnectionLost("cut", sent=True)
+    error.ambiguous = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "ambiguous"),
+    [
+        (_lost_after_sending(), True),
+        (errors.Stalled("no answer", sent=True), True),
+        (errors.ConnectFailed("refused"), False),
+        (errors.TargetUnavailable("503"), False),
+        (errors.TargetPrecondition("412"), False),
+    ],
+)
+async def test_only_an_unanswered_write_may_still_land(error: errors.S3nsyncError, ambiguous: bool) -> None:
+    """A definite answer, or no connection at all, leaves nothing behind."""
+    world = World()
+    world.source.put(REF, b"hello")
+    world.target.script = [error]
+    hand = FakeHand(attempt=3)
+    outcome = await world.replicate(hand=hand)
+    assert isinstance(outcome, Retry)
+    assert outcome.after_s == 30.0
+    assert hand.debt.may_land is ambiguous
+
+
+@pytest.mark.parametrize("exists", [True, False])
+async def test_a_write_repeated_in_place_is_ambiguous_though_it_succeeded(exists: bool) -> None:
+    """The first, unanswered try of a put or a delete may land after the second."""
+    world = World()
+    world.target.repeated = True
+    if exists:
+        world.source.put(REF, b"hello")
+    hand = FakeHand()
+    await world.replicate(hand=hand)
+    assert hand.debt.ambiguous
+
+
+async def test_a_failed_upload_deletes_nothing() -> None:
+    """The old good copy stays (G2)."""
+    world = World()
+    world.source.put(REF, b"new")
+    world.target.files[PATH] = (b"old", 1)
+    world.target.script = [errors.TargetPrecondition("412")]
+    await world.replicate()
+    assert world.target.files[PATH] == (b"old", 1)
+    assert not any(call.startswith("delete") for call in world.target.calls)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.SourceForbidden("403"),
+        errors.SourceKeyDenied("kms"),
+        errors.BucketMissing("NoSuchBucket"),
+        errors.SourceCredentials("InvalidAccessKeyId"),
+        errors.BucketElsewhere("301"),
+        errors.SourceUnavailable("503"),
+        errors.ConnectionLost("cut"),
+        errors.Stalled("stalled"),
+        errors.SourceArchived("InvalidObjectState"),
+        errors.TlsRefused("certificate"),
+    ],
+)
+async def test_no_error_of_s3_ever_deletes(error: errors.S3nsyncError) -> None:
+    """Only an absence that S3 states deletes (G2)."""
+    world = World()
+    world.target.files[PATH] = (b"old", 1)
+    world.source.script = [error]
+    outcome = await world.replicate(Change(REF, "delete"))
+    assert isinstance(outcome, Retry | Rejected | Ignored)
+    assert world.target.calls == []
+
+
+async def test_keys_outside_the_routes_and_refused_keys_cost_no_request() -> None:
+    """Containment comes first (G6), and such a key can owe nothing."""
+    world = World()
+    hand = FakeHand()
+    assert isinstance(await world.replicate(Change(ObjectRef("media", "elsewhere"), "put"), hand), Ignored)
+    assert isinstance(await world.replicate(Change(ObjectRef("media", "in/../x"), "put"), hand), Rejected)
+    assert (world.source.calls, world.target.calls, hand.debt.placed) == ([], [], False)
+
+
+async def test_a_folder_marker_is_ignored_or_made() -> None:
+    """A key ending in `/` is no file; a route may want its directory."""
+    marker = Change(ObjectRef("media", "in/dir/"), "put")
+    assert isinstance(await World().replicate(marker), Ignored)
+    world = World(replace(ROUTE, folder_markers="mkdir"))
+    assert isinstance(await world.replicate(marker), Ignored)
+    world.source.put(marker.ref, b"")
+    assert isinstance(await world.replicate(marker), Copied)
+    assert world.target.directories in ({"/123456/web/dir"}, {"/123456/web/dir/"})
+
+
+async def test_an_archived_object_is_set_aside() -> None:
+    """It wakes by its own later event."""
+    world = World()
+    world.source.script = [errors.SourceArchived("GLACIER")]
+    outcome = await world.replicate()
+    assert isinstance(outcome, Ignored)
+    assert outcome.set_aside
+
+
+async def test_a_settling_object_waits_without_failing() -> None:
+    """A wait never counts towards burying."""
+    world = World(replace(ROUTE, settle_s=30.0))
+    world.source.objects[REF] = (info_of(b"x", mtime_s=int(NOW_S) - 10), b"x")
+    outcome = await world.replicate()
+    assert outcome == Retry("settling: written less than 30 s ago", 20.0, failed=False)
+    assert world.target.calls == []
+
+
+async def test_where_trailers_are_off_a_stream_is_proven_by_a_stat() -> None:
+    """The fallback of the ladder's last row: NetStorage's own MD5 must be ours."""
+    world = World(buffer_bytes=4, trailers=False)
+    data = bytes(range(50))
+    world.source.put(REF, data, etag="abc-2")
+    assert await world.replicate() == Copied(PATH, 50, "md5 by stat")
+    assert not world.target.declared[0]["at_end"]
+
+
+async def test_a_stat_that_never_agrees_fails_the_copy() -> None:
+    """A replica gets time to catch up; after that it is a mismatch."""
+    world = World(buffer_bytes=4, trailers=False)
+    world.source.put(REF, bytes(range(50)), etag="abc-2")
+
+    def damage() -> None:
+        world.target.stat = _nothing  # type: ignore[method-assign]
+
+    world.target.script = [damage]
+    outcome = await world.replicate()
+    assert isinstance(outcome, Retry)
+    assert "TargetPrecondition" in outcome.reason
+    assert sum(world.slept_s) > 5
+
+
+async def _nothing(_path: str) -> None:
+    return None
+
+
+async def test_the_brake_stops_live_deletes_and_says_so() -> None:
+    """Above the limit nothing is deleted, nothing is buried, and receiving pauses; bulk work is capped elsewhere."""
+    world = World()
+    world.target.files[PATH] = (b"old", 1)
+    world.brake_s = 12.0
+    outcome = await world.replicate(Change(REF, "delete"))
+    assert isinstance(outcome, Retry)
+    assert (outcome.after_s, outcome.failed, outcome.pause) == (12.0, False, True)
+    assert PATH in world.target.files
+    assert isinstance(await world.replicate(Change(REF, "delete"), FakeHand(exclusive=False)), Deleted)

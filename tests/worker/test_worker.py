@@ -1,0 +1,551 @@
+"""The worker's life: taking, settling, leases, draining. Queues in memory, the real engine or a scripted one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from fakes import NOW_S, FakeBudget, FakeQueue, FakeSource, FakeTarget
+from s3nsync import errors
+from s3nsync.engine import Hand, Replicator
+from s3nsync.events import encode, group_id
+from s3nsync.model import Change, Copied, Deleted, ObjectRef, Outcome, Rejected, Retry, Route
+from s3nsync.worker import Limits, Report, Worker
+
+REF = ObjectRef("media", "a.txt")
+PUT = Change(REF, "put", event_name="ObjectCreated:Put", sequencer="01")
+DONE = Copied("/123456/a.txt", 1, "md5")
+Script = Callable[[Change, Hand], Awaitable[Outcome]]
+
+
+class ScriptedEngine:
+    """An engine whose verb is a function of the test."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.seen: list[Change] = []
+
+    async def replicate(self, change: Change, hand: Hand) -> Outcome:
+        self.seen.append(change)
+        return await self.script(change, hand)
+
+
+async def _done(_change: Change, hand: Hand) -> Outcome:
+    hand.debt.placed = hand.debt.sent = True
+    return DONE
+
+
+class Stage:
+    """Three queues, an engine and a worker, on a clock that the test moves."""
+
+    def __init__(self, script: Script = _done, **limits: float) -> None:
+        self.clock = 1000.0
+        self.live = FakeQueue("live", clock_s=lambda: self.clock)
+        self.bulk = FakeQueue("bulk", clock_s=lambda: self.clock)
+        self.checks = FakeQueue("check", clock_s=lambda: self.clock, delay_s=180.0)
+        self.engine = ScriptedEngine(script)
+        self.reports: list[Report] = []
+        numbers = {"max_in_flight": 8, "lease_s": 60.0, "grace_s": 30.0, "drain_s": 2.0, "poll_wait_s": 1.0, **limits}
+        self.worker = Worker(
+            live=self.live,
+            bulk=self.bulk,
+            check=self.checks,
+            engine=self.engine,
+            limits=Limits(**numbers),  # type: ignore[arg-type]
+            report=self.reports.append,
+            clock_s=lambda: self.clock,
+            now_s=lambda: NOW_S,
+            sleep=_quick,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(self.worker.run())
+        try:
+            yield task
+        finally:
+            self.worker.stop()
+            with suppress(errors.S3nsyncError, RuntimeError):
+                await asyncio.wait_for(task, 10)
+            assert self.worker.in_flight == 0
+            assert self.worker._slots.free == self.worker._slots.total
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not holds():
+                await asyncio.sleep(0.001)
+
+
+async def _quick(_seconds: float) -> None:
+    await asyncio.sleep(0.001)
+
+
+async def test_a_message_is_acked_after_its_key_was_replicated() -> None:
+    """The plain life of a message, reported once."""
+    stage = Stage()
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.live.empty)
+    assert stage.live.history == ["ack"]
+    assert [(r.change, r.outcome, r.verb, r.coalesced) for r in stage.reports] == [(PUT, DONE, "ack", 0)]
+
+
+async def test_messages_of_one_key_in_hand_are_one_look_and_are_acked_together() -> None:
+    """Coalescing: what was received together, and only that."""
+    stage = Stage()
+    for number in range(4):
+        stage.live.put(Change(REF, "put", sequencer=f"0{number}"))
+    async with stage.running():
+        await stage.until(lambda: stage.live.empty)
+    assert len(stage.engine.seen) == 1
+    assert stage.live.history == ["ack"] * 4
+    assert stage.worker.settled["coalesced"] == 3
+
+
+async def test_a_message_that_comes_during_the_look_gets_its_own() -> None:
+    """Nobody joins later (rule 5)."""
+    stage = Stage()
+
+    async def arrive(_change: Change, _hand: Hand) -> Outcome:
+        if len(stage.engine.seen) == 1:
+            stage.live.put(Change(REF, "put", sequencer="02"))
+        return DONE
+
+    stage.engine.script = arrive
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.live.empty)
+    assert len(stage.engine.seen) == 2
+
+
+async def test_different_keys_are_worked_on_at_once_up_to_the_slots() -> None:
+    """A slot is taken before a message is, so what is in hand never exceeds the slots."""
+    peak = [0]
+    gate = asyncio.Event()
+    stage = Stage(max_in_flight=3)
+
+    async def wait(_change: Change, _hand: Hand) -> Outcome:
+        peak[0] = max(peak[0], stage.worker.in_flight)
+        await gate.wait()
+        return DONE
+
+    stage.engine.script = wait
+    for number in range(7):
+        stage.live.put(Change(ObjectRef("media", f"k{number}"), "put"))
+    async with stage.running():
+        await stage.until(lambda: len(stage.engine.seen) == 3)
+        assert (await stage.live.depth()).in_flight == 3
+        gate.set()
+        await stage.until(lambda: stage.live.empty)
+    assert peak[0] == 3
+
+
+async def test_a_part_of_the_slots_is_kept_for_live_events() -> None:
+    """A backfill cannot take the last slots, so a live event never waits for it."""
+    gate = asyncio.Event()
+    stage = Stage(max_in_flight=4)
+
+    async def wait(_change: Change, hand: Hand) -> Outcome:
+        if not hand.exclusive:
+            await gate.wait()
+        return DONE
+
+    stage.engine.script = wait
+    for number in range(9):
+        stage.bulk.put(Change(ObjectRef("media", f"bulk{number}"), "put"))
+    async with stage.running():
+        await stage.until(lambda: len(stage.engine.seen) >= 2)
+        stage.live.put(PUT)
+        await stage.until(lambda: stage.live.empty)
+        gate.set()
+        await stage.until(lambda: stage.bulk.empty)
+
+
+async def test_rule_4_a_later_attempt_enqueues_a_check_before_its_ack() -> None:
+    """The order on the wire is check first."""
+    stage = Stage()
+    order: list[str] = stage.live.history
+    stage.checks.history = order
+    stage.live.put(PUT, attempt=1)
+    async with stage.running():
+        await stage.until(lambda: stage.live.empty)
+    assert order == ["send check", "ack"]
+    assert stage.checks.sent[0].ref == REF
+
+
+async def test_rule_4_a_check_that_goes_well_at_once_spawns_none() -> None:
+    """Else checks would never end."""
+    stage = Stage()
+    await stage.checks.send([Change(REF, "check")], fresh=True)
+    stage.clock += 200.0
+    async with stage.running():
+        await stage.until(lambda: stage.checks.empty)
+    assert len(stage.checks.sent) == 1
+    assert stage.reports[0].queue == "check"
+
+
+async def test_rule_3_a_lease_lost_after_a_write_enqueues_a_check_and_acks_nothing() -> None:
+    """The write is owed; the message may be somebody else's."""
+    stage = Stage()
+
+    async def lose(_change: Change, hand: Hand) -> Outcome:
+        hand.debt.placed = hand.debt.sent = True
+        stage.live.expire()
+        msg = "lost"
+        raise errors.LeaseLost(msg)
+
+    stage.engine.script = lose
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: bool(stage.checks.sent))
+        stage.engine.script = _done
+        await stage.until(lambda: stage.live.empty)
+    assert stage.live.history.count("ack refused") == 0
+    assert stage.reports[0].outcome is None
+
+
+async def test_rule_2_a_refused_ack_is_a_lost_lease() -> None:
+    """If the queue refuses the ack, the write is owed by a check."""
+    stage = Stage()
+
+    async def freeze(_change: Change, hand: Hand) -> Outcome:
+        hand.debt.placed = hand.debt.sent = True
+        stage.live.expire()
+        return DONE
+
+    stage.engine.script = freeze
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: bool(stage.checks.sent))
+        stage.engine.script = _done
+        await stage.until(lambda: stage.live.empty)
+    assert stage.live.history[0] == "ack refused"
+    assert stage.reports[0].verb == "lease lost"
+
+
+async def test_a_check_that_cannot_be_enqueued_holds_the_ack_back() -> None:
+    """Never leave with a debt: the ack waits until the check is on its queue."""
+    stage = Stage()
+    stage.checks.fail_next = []
+    stage.live.put(PUT, attempt=1)
+    failures: list[errors.S3nsyncError] = [errors.QueueError("down"), errors.QueueError("down")]
+
+    async def done(change: Change, hand: Hand) -> Outcome:
+        stage.checks.fail_next = failures
+        return await _done(change, hand)
+
+    stage.engine.script = done
+    order: list[str] = stage.live.history
+    stage.checks.history = order
+    async with stage.running():
+        await stage.until(lambda: stage.live.empty)
+    assert order == ["send check", "ack"]
+
+
+async def test_rejected_is_buried_with_reason_and_attempts() -> None:
+    """What can never work is listed, with everything one needs to mend it."""
+    stage = Stage()
+
+    async def reject(_change: Change, _hand: Hand) -> Outcome:
+        return Rejected("`..` in the key", "rename it")
+
+    stage.engine.script = reject
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.live.empty)
+    (burial,) = stage.live.buried
+    assert (burial.ref, burial.reason, burial.hint, burial.attempts) == (REF, "`..` in the key", "rename it", 1)
+    assert burial.body == encode(PUT)
+
+
+async def test_an_undecodable_message_is_buried_and_the_rest_goes_on() -> None:
+    """A poison message harms nobody and is not lost."""
+    stage = Stage()
+    stage.live.put_body("not json {", "g1")
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.live.empty)
+    assert [burial.body for burial in stage.live.buried] == ["not json {"]
+    assert stage.worker.settled["copied"] == 1
+
+
+async def test_a_foreign_body_is_resent_key_by_key_before_its_ack() -> None:
+    """The proof of concept's lists, and any message outside its key's own group, find their way home."""
+    stage = Stage()
+    body = json.dumps(
+        [
+            {"eventName": "ObjectCreated:Put", "bucket": "media", "key": "a+b", "etag": "0", "sequencer": "01"},
+            {"eventName": "ObjectCreated:Put", "bucket": "media", "key": "c", "etag": "0", "sequencer": "02"},
+        ]
+    )
+    stage.live.put_body(body, "1612137600")
+    async with stage.running():
+        await stage.until(lambda: len(stage.reports) == 2)
+    assert {change.ref.key for change in stage.live.sent} == {"a b", "c"}
+    assert stage.live.history[:3] == ["send put", "send put", "ack"]
+
+
+async def test_an_unexpected_error_gives_the_message_back() -> None:
+    """A bug loses nothing and does not stop the others."""
+    stage = Stage()
+
+    async def bug(change: Change, hand: Hand) -> Outcome:
+        if change.ref == REF:
+            msg = "a bug"
+            raise RuntimeError(msg)
+        return await _done(change, hand)
+
+    stage.engine.script = bug
+    stage.live.put(PUT)
+    stage.live.put(Change(ObjectRef("media", "b"), "put"))
+    async with stage.running():
+        await stage.until(lambda: len(stage.reports) == 2)
+    assert "retry 30" in stage.live.history
+    assert not stage.live.empty
+
+
+async def test_leases_are_extended_while_the_work_moves() -> None:
+    """A long copy keeps its message."""
+    stage = Stage()
+    gate = asyncio.Event()
+
+    async def long(_change: Change, hand: Hand) -> Outcome:
+        await gate.wait()
+        hand.check()
+        return DONE
+
+    stage.engine.script = long
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.worker.in_flight == 1)
+        for _ in range(5):
+            before = stage.live.history.count("extend 1")
+            stage.clock += 30.0
+            await stage.until(lambda before=before: stage.live.history.count("extend 1") > before)  # type: ignore[misc]
+        gate.set()
+        await stage.until(lambda: stage.live.empty)
+    assert stage.live.history[-1] == "ack"
+
+
+async def test_an_extension_that_is_refused_loses_the_lease() -> None:
+    """The queue's no is final: the engine's next check fails."""
+    stage = Stage()
+    lost: list[str] = []
+    gate = asyncio.Event()
+
+    async def long(_change: Change, hand: Hand) -> Outcome:
+        await gate.wait()
+        try:
+            hand.check()
+        except errors.LeaseLost:
+            lost.append("yes")
+            raise
+        return DONE
+
+    stage.engine.script = long
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.worker.in_flight == 1)
+        stage.live.expire()
+        stage.clock += 30.0
+        await stage.until(lambda: "extend 0" in stage.live.history)
+        gate.set()
+        await stage.until(lambda: bool(lost))
+        stage.engine.script = _done
+        await stage.until(lambda: stage.live.empty)
+
+
+async def test_a_freeze_longer_than_the_lease_is_noticed_before_the_next_send() -> None:
+    """After a freeze the clock alone says that the lease may be gone."""
+    stage = Stage()
+    result: list[bool] = []
+
+    async def frozen(_change: Change, hand: Hand) -> Outcome:
+        if not result:
+            stage.clock += 600.0
+            try:
+                hand.check()
+            except errors.LeaseLost:
+                result.append(True)
+                raise
+        return DONE
+
+    stage.engine.script = frozen
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: bool(result))
+        await stage.until(lambda: stage.live.empty)
+
+
+async def test_work_that_does_not_move_is_cut_and_goes_back() -> None:
+    """Progress, not time, is the watchdog."""
+    stage = Stage(stall_s=40.0)
+    stuck = [True]
+
+    async def stall(change: Change, hand: Hand) -> Outcome:
+        if stuck.pop() if stuck else False:
+            await asyncio.Event().wait()
+        return await _done(change, hand)
+
+    stage.engine.script = stall
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.worker.in_flight == 1)
+        stage.clock += 41.0
+        await stage.until(lambda: stage.live.empty)
+    assert stage.live.history[0] == "retry 0"
+    assert stage.worker.settled["copied"] == 1
+
+
+async def test_stop_lets_the_work_in_hand_finish() -> None:
+    """A drain is no loss: what was begun is acked."""
+    stage = Stage()
+    gate = asyncio.Event()
+
+    async def slow(_change: Change, _hand: Hand) -> Outcome:
+        await gate.wait()
+        return DONE
+
+    stage.engine.script = slow
+    stage.live.put(PUT)
+    async with stage.running() as task:
+        await stage.until(lambda: stage.worker.in_flight == 1)
+        stage.worker.stop()
+        await asyncio.sleep(0.01)
+        assert not task.done()
+        gate.set()
+        await asyncio.wait_for(task, 5)
+    assert stage.live.history == ["ack"]
+
+
+@pytest.mark.parametrize(("pending", "given_back"), [(False, "retry 0"), (True, "retry 30")])
+async def test_rule_8_a_drain_cuts_what_cannot_finish_and_gives_it_back(pending: bool, given_back: str) -> None:
+    """At once if nothing can land any more, after the grace if the last byte had left."""
+    stage = Stage(drain_s=0.05)
+
+    async def never(_change: Change, hand: Hand) -> Outcome:
+        hand.debt.placed = hand.debt.sent = True
+        hand.debt.pending = pending
+        await asyncio.Event().wait()
+        return DONE
+
+    stage.engine.script = never
+    stage.live.put(PUT)
+    async with stage.running() as task:
+        await stage.until(lambda: stage.worker.in_flight == 1)
+        stage.worker.stop()
+        await asyncio.wait_for(task, 5)
+    assert stage.live.history == [given_back]
+
+
+async def test_drain_leaves_when_live_and_bulk_are_empty() -> None:
+    """The `drain` verb ends by itself."""
+    stage = Stage()
+    for number in range(25):
+        stage.live.put(Change(ObjectRef("media", f"k{number}"), "put"))
+        stage.bulk.put(Change(ObjectRef("media", f"b{number}"), "put"))
+    await asyncio.wait_for(stage.worker.drain(), 10)
+    assert stage.live.empty
+    assert stage.bulk.empty
+    assert stage.worker.settled["copied"] == 50
+
+
+async def test_a_missing_queue_stops_the_worker() -> None:
+    """Running on without a queue would look alive and replicate nothing."""
+    stage = Stage()
+    stage.bulk.fail_next = [errors.QueueMissing("no such queue")]
+    with pytest.raises(errors.QueueMissing):
+        await asyncio.wait_for(stage.worker.run(), 5)
+
+
+async def test_a_dead_extender_stops_the_worker() -> None:
+    """Replicating without extending leases would be worse than stopping."""
+    stage = Stage()
+
+    async def refuse(_deliveries: object, _for_s: float) -> list[object]:
+        msg = "the extender died"
+        raise RuntimeError(msg)
+
+    stage.live.extend = refuse  # type: ignore[method-assign,assignment]
+    gate = asyncio.Event()
+
+    async def slow(_change: Change, _hand: Hand) -> Outcome:
+        await gate.wait()
+        return DONE
+
+    stage.engine.script = slow
+    stage.live.put(PUT)
+    task = asyncio.create_task(stage.worker.run())
+    await stage.until(lambda: stage.worker.in_flight == 1)
+    stage.clock += 30.0
+    with pytest.raises(RuntimeError, match="extender"):
+        await asyncio.wait_for(task, 5)
+
+
+async def test_a_passing_queue_error_is_waited_out() -> None:
+    """SQS may stumble; the feeder goes on."""
+    stage = Stage()
+    stage.live.fail_next = [errors.QueueError("throttled")]
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.live.empty)
+
+
+async def test_a_credential_fault_pauses_receiving_instead_of_burning_the_backlog() -> None:
+    """One message tells; the others stay on the queue."""
+    stage = Stage()
+
+    async def refused(_change: Change, _hand: Hand) -> Outcome:
+        return Retry("TargetCredentials: 403", 1.0, failed=False, pause=True)
+
+    stage.engine.script = refused
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.worker.paused)
+        for number in range(30):
+            stage.live.put(Change(ObjectRef("media", f"k{number}"), "put"))
+        await asyncio.sleep(0.1)
+        assert len(stage.engine.seen) <= 11
+        stage.engine.script = _done
+        stage.clock += 10.0
+        await stage.until(lambda: stage.live.empty)
+
+
+async def test_the_real_engine_under_the_worker_replicates_and_deletes() -> None:
+    """Worker and engine fit together: put, overwrite, delete of one key."""
+    stage = Stage()
+    source, target = FakeSource(), FakeTarget()
+
+    async def inline(update: Callable[[bytes], None], data: bytes) -> None:
+        update(data)
+
+    stage.worker._engine = Replicator(
+        routes=(Route("media", "123456"),),
+        source=source,
+        targets={"default": target},
+        budget=FakeBudget(),
+        backoff_s=lambda _attempt: 1.0,
+        now_s=lambda: NOW_S,
+        sleep=_quick,
+        offload=inline,
+        brake_s=lambda _route: 0.0,
+        buffer_bytes=1024,
+    )
+    async with stage.running():
+        source.put(REF, b"one")
+        stage.live.put(PUT)
+        await stage.until(lambda: target.files.get("/123456/a.txt", (b"",))[0] == b"one")
+        del source.objects[REF]
+        stage.live.put(Change(REF, "delete", sequencer="02"))
+        await stage.until(lambda: not target.files and stage.live.empty)
+    assert [type(report.outcome) for report in stage.reports] == [Copied, Deleted]
+    assert group_id(REF) == group_id(PUT.ref)
+
+
+def test_the_worker_shows_its_state() -> None:
+    """A repr that tells what is going on."""
+    assert repr(Stage().worker) == "<Worker running: 0 in flight, 8/8 slots free>"
