@@ -342,6 +342,43 @@ def _entry(attributes: Mapping[str, str], directory: str) -> Entry:
     )
 
 
+# --- results of writes -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AtEnd:
+    """What an upload could not say before its last byte: digest (lower-case hex) and modification time."""
+
+    sha256: str
+    mtime_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """NetStorage confirmed an upload; `repeated` if it was sent more than once, so an earlier copy may still land."""
+
+    size_bytes: int
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Nothing is at the path now; `existed` is false if the answer was 404.
+
+    With `repeated` the request was sent more than once: an earlier one may be what removed it, or may still land.
+    """
+
+    existed: bool
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """NetStorage confirmed a rename, symlink, mtime or quick-delete; `repeated` as in Uploaded."""
+
+    repeated: bool = False
+
+
 # --- what a refusal means --------------------------------------------------------------------------------------
 
 
