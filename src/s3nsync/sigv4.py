@@ -24,6 +24,8 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 _UNRESERVED = "-._~"
 _ALGORITHM = "AWS4-HMAC-SHA256"
+_UNSIGNED = frozenset({"authorization", "expect", "transfer-encoding", "user-agent", "x-amzn-trace-id"})
+"""Header fields that proxies may change on the way; botocore leaves out the same ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +75,23 @@ class Signer:
         """Return every header to send but Host: those given, then `x-amz-date`, token, payload hash, Authorization.
 
         `target` is the encoded path and, after `?`, the query exactly as it goes on the request line; `host` is the
-        Host header's value; every given header is signed. `payload_sha256` is lower-case hex or UNSIGNED_PAYLOAD;
-        `now_s` is Unix time.
+        Host header's value. Given headers are signed but those that proxies change. `payload_sha256` is lower-case
+        hex or UNSIGNED_PAYLOAD; `now_s` is Unix time. Outside S3 the path must hold no `.`, `..` or empty segment.
         """
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
         sent = [*headers, *self._own_headers(stamp, payload_sha256)]
-        signed_names, canonical = _canonical_request(
-            method, self._canonical_path(target.partition("?")[0]), target.partition("?")[2],
-            [*sent, ("host", host)], payload_sha256,
-        )  # fmt: skip
+        path, _, query = target.partition("?")
+        names, fields = _canonical_headers([("host", host), *sent])
+        request = "\n".join(
+            (method, self._canonical_path(path), _canonical_query(query), fields, names, payload_sha256)
+        )
         scope = f"{stamp[:8]}/{self._region}/{self._service}/aws4_request"
-        digest = hashlib.sha256(canonical.encode()).hexdigest()
-        text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}"
-        signature = hmac.new(self._signing_key(stamp[:8]), text.encode(), hashlib.sha256).hexdigest()
+        text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+        signature = hmac.digest(self._signing_key(stamp[:8]), text.encode(), "sha256").hex()
         credential = f"{self._credentials.access_key}/{scope}"
-        value = f"{_ALGORITHM} Credential={credential}, SignedHeaders={signed_names}, Signature={signature}"
-        sent.append(("Authorization", value))
+        sent.append(
+            ("Authorization", f"{_ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signature}")
+        )
         return sent
 
     def _own_headers(self, stamp: str, payload_sha256: str) -> list[Header]:
@@ -113,21 +116,19 @@ class Signer:
         return key
 
 
-def _canonical_request(
-    method: str, path: str, query: str, headers: Sequence[Header], payload_sha256: str
-) -> tuple[str, str]:
-    """Return the signed header names (`a;b`) and the canonical request."""
+def _canonical_headers(headers: Sequence[Header]) -> tuple[str, str]:
+    """Return the signed names (`a;b`) and a line for each of them, equal names joined."""
     fields: dict[str, str] = {}
     for name, value in headers:
         lower, text = name.lower(), " ".join(value.split())
-        fields[lower] = f"{fields[lower]},{text}" if lower in fields else text
+        if lower not in _UNSIGNED:
+            fields[lower] = f"{fields[lower]},{text}" if lower in fields else text
     names = sorted(fields)
-    signed = ";".join(names)
-    lines = "".join([f"{name}:{fields[name]}\n" for name in names])
-    return signed, f"{method}\n{path}\n{_canonical_query(query)}\n{lines}\n{signed}\n{payload_sha256}"
+    return ";".join(names), "".join([f"{name}:{fields[name]}\n" for name in names])
 
 
 def _canonical_query(query: str) -> str:
+    """Order what is encoded already."""
     if "&" not in query:
         return query if "=" in query or not query else f"{query}="
     pairs = (pair.partition("=") for pair in query.split("&"))
