@@ -127,6 +127,8 @@ def download(call: Call, tree: Tree, rules: Rules, asked_range: str | None) -> A
         filestore_directory = not rules.objectstore and _directory(call, tree) is not None
         raise Refused(412, "Precondition failed: a directory") if filestore_directory else Refused(404, "Not found")
     name, file = _resolve(tree, call.leaf)
+    if not file.blob.kept:
+        raise Refused(500, "The emulator was told not to keep the bytes of objects")
     content_type = _TYPES.guess_type(name.decode("utf-8", "replace"))[0] or "application/octet-stream"
     headers = (
         ("Content-Type", content_type),

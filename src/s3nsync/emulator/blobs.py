@@ -24,6 +24,10 @@ class Blob(Protocol):
     def size_bytes(self) -> int:
         """How many bytes there are."""
 
+    @property
+    def kept(self) -> bool:
+        """Whether the bytes are there to be read, not only counted."""
+
     def pieces(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield bytes start to stop (exclusive) in pieces; raise OSError when they were not kept."""
 
@@ -73,6 +77,7 @@ class MemoryBlobs:
 
 class _MemoryBlob:
     __slots__ = ("_data",)
+    kept = True
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -104,14 +109,13 @@ class _MemorySpool:
 
 class _CountedBlob:
     __slots__ = ("size_bytes",)
+    kept = False
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
 
     def pieces(self, start: int, stop: int) -> Iterator[bytes]:
-        if stop > start:
-            raise OSError("the emulator was told not to keep the bytes of objects")
-        return iter(())
+        raise OSError(f"bytes {start} to {stop} were counted, not kept")
 
 
 class _CountingSpool:
@@ -150,6 +154,8 @@ class FolderBlobs:
 
 
 class _FileBlob:
+    kept = True
+
     def __init__(self, path: Path, size_bytes: int) -> None:
         self._path = path
         self.size_bytes = size_bytes

@@ -131,7 +131,7 @@ class Control:
             await wire.close()
 
     async def _exchange(self, wire: Wire, head: Head) -> None:
-        status, value = self._respond(head, await _read(Body(wire, head)))
+        status, value = self._respond(head, await _read(Body(wire.reader, head, wire.go_ahead)))
         text = json.dumps(value).encode() + b"\n"
         headers = (("Content-Type", "application/json"), ("Content-Length", str(len(text))))
         await wire.write(render_head(status, headers) + text)

@@ -125,7 +125,7 @@ class Exchange:
         self._world = world
         self._wire = wire
         self._head = head
-        self._body = Body(wire, head)
+        self._body = Body(wire.reader, head, wire.go_ahead)
         self._drawn: dict[Kind, Fault] = {}
         self._met: list[str] = []
         self._action = ""
@@ -390,11 +390,11 @@ class Exchange:
                 if limit == 0:
                     await self._end()
                 part = piece[offset : offset + limit]
+                await self._pace(len(part))
                 await self._wire.write(part)
                 offset += len(part)
                 sent += len(part)
                 self._world.ledger.bytes_out += len(part)
-                await self._pace(len(part))
         if self._cuts_body():
             await self._end()
 

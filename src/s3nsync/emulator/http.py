@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
@@ -124,6 +124,10 @@ class Wire:
         except OSError as error:
             raise Cut from error
 
+    async def go_ahead(self) -> None:
+        """Tell a client that holds its body back to send it; raise Cut."""
+        await self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     @property
     def gone(self) -> bool:
         """Whether the client has closed its side and nothing unread is left."""
@@ -160,9 +164,10 @@ class Body:
     The go-ahead a client asked for with `Expect: 100-continue` is sent at the first read, not before.
     """
 
-    def __init__(self, wire: Wire, head: Head) -> None:
+    def __init__(self, reader: asyncio.StreamReader, head: Head, go_ahead: Callable[[], Awaitable[None]]) -> None:
         """Frame the body as `head` says; raise BadRequest when it contradicts itself."""
-        self._wire = wire
+        self._reader = reader
+        self._go_ahead = go_ahead
         self._framing: Literal["sized", "chunked"] = "chunked" if head.chunked else "sized"
         self._left = 0 if head.chunked else head.length_bytes or 0
         self.held_back = head.expects_continue
@@ -180,7 +185,7 @@ class Body:
             return b""
         if self.held_back:
             self.held_back = False
-            await self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await self._go_ahead()
         try:
             return await (self._read_chunked(limit) if self._framing == "chunked" else self._read_sized(limit))
         except (asyncio.IncompleteReadError, OSError) as error:
@@ -205,19 +210,19 @@ class Body:
                 await self._read_trailers()
                 return b""
         data = await self._read_some(limit)
-        if self._left == 0 and await self._wire.reader.readexactly(2) != b"\r\n":
+        if self._left == 0 and await self._reader.readexactly(2) != b"\r\n":
             raise BadRequest("chunk is longer than it says")
         return data
 
     async def _read_some(self, limit: int) -> bytes:
-        data = await self._wire.reader.read(min(limit, self._left))
+        data = await self._reader.read(min(limit, self._left))
         if not data:
             raise Cut
         self._left -= len(data)
         return data
 
     async def _read_chunk_size(self) -> int:
-        line = await self._wire.reader.readuntil(b"\r\n")
+        line = await self._reader.readuntil(b"\r\n")
         digits = line[:-2].partition(b";")[0].strip()
         if len(line) > _CHUNK_LINE_LIMIT_BYTES or not digits or digits.strip(b"0123456789abcdefABCDEF"):
             raise BadRequest("chunk size is malformed")
@@ -226,7 +231,7 @@ class Body:
     async def _read_trailers(self) -> None:
         lines: list[bytes] = []
         size = 0
-        while (line := await self._wire.reader.readuntil(b"\r\n")) != b"\r\n":
+        while (line := await self._reader.readuntil(b"\r\n")) != b"\r\n":
             lines.append(line[:-2])
             size += len(line)
             if size > HEAD_LIMIT_BYTES:

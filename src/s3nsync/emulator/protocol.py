@@ -95,9 +95,12 @@ def parse_call(method: str, target: bytes, action: str | None) -> Call:
 
 
 def parse_action(action: str) -> dict[str, bytes]:
-    """Return the action header's parameters, values decoded once; refuse with 400 what is not `name=value&…`."""
+    """Return the action header's parameters, values decoded once; refuse with 400 what is not `name=value&…`.
+
+    Empty parts are passed over: Akamai's Python kit ends the action of dir and list in `&`.
+    """
     params: dict[str, bytes] = {}
-    for part in action.split("&"):
+    for part in filter(None, action.split("&")):
         name, equals, value = part.partition("=")
         if not name or not equals or "=" in value or " " in value:
             raise Refused(400, "Bad request: malformed action")
