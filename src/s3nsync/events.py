@@ -137,6 +137,8 @@ def _open_object(node: Mapping[str, object], depth: int) -> Iterator[_Finding]:
     """Tell the shapes apart by the fields that only they have."""
     if isinstance(records := node.get("Records"), list):
         yield from _each(records, depth)
+    elif isinstance(command := node.get(_OWN_MARK), str):  # a word to the Lambda, come back in its failure record
+        yield _Ignored(f"s3nsync:{_short(command)}")
     elif _OWN_MARK in node:
         yield _attempt(_own, node)
     elif _BURIAL_MARK in node:
@@ -285,6 +287,8 @@ def _poc(record: Mapping[str, object]) -> Change | _Ignored:
 def _eventbridge(node: Mapping[str, object]) -> Change | _Ignored:
     """Read S3's event as EventBridge carries it: other field names, and the key as it is."""
     source, detail_type = node.get("source"), _text(node, "detail-type") or ""
+    if source == "aws.events":  # a schedule's call, come back in Lambda's failure record
+        return _Ignored(detail_type)
     if source != "aws.s3":
         raise _UnreadableError(f"an EventBridge event whose source is {_short(source)}, not aws.s3")
     kind = _EVENTBRIDGE_KINDS.get(detail_type)
