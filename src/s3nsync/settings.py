@@ -280,9 +280,13 @@ class MetricsSettings(BaseModel):
 
     model_config = _FROZEN
 
-    emf: bool = Field(default=True, description="Write the lines. They go to standard output, with the log.")
+    emf: bool = Field(default=True, description="Write the lines: with the log, where that is JSON.")
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/#:-]{1,255}$")] = Field(
         default="s3nsync", description="The CloudWatch namespace. CloudWatch allows letters, digits and . _ / # : -"
+    )
+    service: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/#-]{1,255}$")] = Field(
+        default="s3nsync",
+        description="The value of the dimension Service: one name for each deployment, lest several add up.",
     )
     flush_s: Annotated[Seconds, Field(gt=0, le=300)] = Field(
         default=60.0,

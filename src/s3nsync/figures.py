@@ -1,0 +1,148 @@
+"""What is said of a settled Change: one flat record, from which log line, metrics and screen are all made.
+
+Pure, so that the three cannot tell different stories; `Settled` is the worker's report as far as they need it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from s3nsync.model import Change, Copied, Deleted, Ignored, Outcome, QueueName, Rejected, Retry, Unchanged
+
+OUTCOMES = ("copied", "deleted", "unchanged", "ignored", "set_aside", "retry", "rejected", "lease_lost")
+"""Every word that `outcome_name` gives."""
+
+
+class Settled(Protocol):
+    """One Change after its settlement; `outcome` is None when the lease was lost. Times in seconds."""
+
+    @property
+    def change(self) -> Change:
+        """The hint that was followed."""
+
+    @property
+    def queue(self) -> QueueName:
+        """Where it came from."""
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What it came to."""
+
+    @property
+    def verb(self) -> str:
+        """What became of the message."""
+
+    @property
+    def attempt(self) -> int:
+        """How often the message was received."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the work took."""
+
+    @property
+    def sent_at_s(self) -> float:
+        """When the oldest message was put on the queue, Unix time."""
+
+    @property
+    def coalesced(self) -> int:
+        """How many further messages of the key this look served."""
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether something that was sent may still land."""
+
+    @property
+    def checked(self) -> bool:
+        """Whether a Check was put on the queue."""
+
+
+def outcome_name(outcome: Outcome | None) -> str:
+    """Give the outcome's word, one of OUTCOMES."""
+    match outcome:
+        case None:
+            return "lease_lost"
+        case Ignored(set_aside=True):
+            return "set_aside"
+        case _:
+            return type(outcome).__name__.lower()
+
+
+def size_bytes(outcome: Outcome | None) -> int:
+    """Give the bytes that were replicated."""
+    return outcome.size_bytes if isinstance(outcome, Copied) else 0
+
+
+def lag_s(settled: Settled, now_s: float) -> float | None:
+    """Give the seconds from the event in S3 to the end of its replication, or None where that says nothing.
+
+    Only live events that reached NetStorage have a lag: a Check is late on purpose, a backfill by nature, and what was
+    given back is not there yet. Without an event time the message's own counts.
+    """
+    if settled.queue != "live" or not isinstance(settled.outcome, Copied | Deleted | Unchanged):
+        return None
+    began_s = _event_time_s(settled.change.event_time) or settled.sent_at_s
+    return max(0.0, now_s - began_s) if began_s else None
+
+
+def _event_time_s(text: str | None) -> float | None:
+    """Read ISO 8601; a time without a zone is no time that can be compared."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return moment.timestamp() if moment.tzinfo else None
+
+
+def record(settled: Settled, now_s: float) -> dict[str, object]:
+    """Give the canonical record of a Change: always the same first fields, then only those that say something."""
+    change, outcome = settled.change, settled.outcome
+    lag = lag_s(settled, now_s)
+    fields: dict[str, object] = {
+        "outcome": outcome_name(outcome),
+        "bucket": change.ref.bucket,
+        "key": change.ref.key,
+        "path": getattr(outcome, "path", None),
+        "bytes": size_bytes(outcome) if isinstance(outcome, Copied) else None,
+        "seconds": round(settled.seconds, 3),
+        "attempt": settled.attempt,
+        "lag_s": None if lag is None else round(lag, 3),
+        "queue": settled.queue,
+        "dialect": change.dialect,
+        "reason": getattr(outcome, "reason", None),
+        "hint": getattr(outcome, "hint", None) or None,
+        "proof": getattr(outcome, "proof", None),
+        "notes": list(getattr(outcome, "notes", ())) or None,
+        "verb": settled.verb,
+        "coalesced": settled.coalesced or None,
+        "ambiguous": settled.ambiguous or None,
+        "checked": settled.checked or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def severity(outcome: Outcome | None) -> str:
+    """Give the log level: warning for what will be tried again, error for what a person must look at."""
+    match outcome:
+        case Rejected():
+            return "error"
+        case None | Retry(failed=True):
+            return "warning"
+        case _:
+            return "info"
+
+
+def printable(text: str) -> str:
+    """Give the text with everything escaped that could steer a terminal or break a line."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def human_bytes(size: int) -> str:
+    """Give a size the way people read it, in binary units."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

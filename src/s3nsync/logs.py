@@ -1,0 +1,176 @@
+"""The log: one line for each Change, JSON in a container, plain words on a terminal, no secret in either.
+
+Everything goes to standard error, the CloudWatch metric lines too: standard output belongs to what a command was asked
+for (`--json` above all), and container log drivers take both streams.
+
+Redaction is done last, on the finished line, so that nothing can come round it: not a library's own logging, not a
+traceback, not a nested value. It takes out the secrets that it was given, in each spelling that a line can hold, and
+the values of headers that carry signatures.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from typing import Literal, TextIO
+from urllib.parse import quote
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from s3nsync.figures import Settled, human_bytes, printable, record, severity
+
+Format = Literal["auto", "json", "console"]
+Level = Literal["debug", "info", "warning", "error"]
+
+MASK = "[redacted]"
+
+MIN_SECRET_CHARS = 4
+"""Shorter values are no secrets, and taking them out would take the log apart."""
+
+_SIGNED = re.compile(
+    r"""(?ix) \b (authorization | x-akamai-acs-auth-[a-z]+ | x-amz-security-token)
+        (["']? \s* [:=,] \s* b? ["']?)      # as a header, a JSON member, a pair in a repr
+        [^"'\r\n\\]+ """
+)
+
+_log = structlog.get_logger("s3nsync")
+
+
+class Sink:
+    """Where lines go, redacted: the end of every path to the log. `is_json` tells which form was chosen."""
+
+    def __init__(self, stream: TextIO, secrets: Iterable[str], *, is_json: bool) -> None:
+        """Take the stream and the values that must never reach it."""
+        self.is_json = is_json
+        self._stream = stream
+        self._spellings = _spellings(secrets)
+
+    def write(self, line: str) -> None:
+        """Write one line (its end is added here), in one piece."""
+        self._stream.write(self.redact(line) + "\n")
+        self._stream.flush()
+
+    def redact(self, text: str) -> str:
+        """Give the text without secrets and signatures."""
+        for spelling in self._spellings:
+            if spelling in text:
+                text = text.replace(spelling, MASK)
+        lower = text.lower()
+        if "authorization" in lower or "-auth-" in lower or "security-token" in lower:
+            text = _SIGNED.sub(rf"\1\2{MASK}", text)
+        return text
+
+
+def _spellings(secrets: Iterable[str]) -> tuple[str, ...]:
+    """Give each secret as it stands, as Python and URLs escape it, and all of these in JSON; longest first."""
+    plain = [secret for secret in secrets if len(secret) >= MIN_SECRET_CHARS]
+    found = {
+        spelling for secret in plain for spelling in (secret, repr(secret)[1:-1], quote(secret), quote(secret, ""))
+    }
+    found |= {json.dumps(spelling)[1:-1] for spelling in found}
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def configure(
+    log_format: Format = "auto", level: Level = "info", secrets: Iterable[str] = (), stream: TextIO | None = None
+) -> Sink:
+    """Set up logging for the process, ours and the libraries'; gives the sink, for lines that are no log events.
+
+    `stream` is standard error unless given. May be called again, when the secrets are known.
+    """
+    stream = stream if stream is not None else sys.stderr
+    is_json = log_format == "json" or (log_format == "auto" and not stream.isatty())
+    sink = Sink(stream, secrets, is_json=is_json)
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso" if is_json else "%H:%M:%S", utc=is_json, key="time"),
+        structlog.processors.format_exc_info,
+    ]
+    render: Processor = _json if is_json else _plain
+    structlog.configure(
+        processors=[*shared, render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _SinkLogger(sink),
+        cache_logger_on_first_use=False,
+    )
+    _take_over_stdlib(sink, shared, render, level)
+    return sink
+
+
+def log_change(settled: Settled, now_s: float) -> None:
+    """Write the one line of a Change; `now_s` is Unix time."""
+    getattr(_log, severity(settled.outcome))("change", **record(settled, now_s))
+
+
+class _SinkLogger:
+    """The end of structlog's chain: every level is the same write."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = self.msg = sink.write
+
+
+class _SinkHandler(logging.Handler):
+    """The end of the standard library's logging."""
+
+    def __init__(self, sink: Sink, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._sink = sink
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record."""
+        self._sink.write(self.format(record))
+
+
+def _take_over_stdlib(sink: Sink, shared: list[Processor], render: Processor, level: Level) -> None:
+    """Bring what libraries log (asyncio, botocore) into the same form; from warning on, or all of it at debug."""
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+    )
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, _SinkHandler)]:
+        root.removeHandler(handler)
+    root.addHandler(_SinkHandler(sink, formatter))
+    root.setLevel({"debug": logging.INFO, "error": logging.ERROR}.get(level, logging.WARNING))
+
+
+def _json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """Render a line for machines; what is no JSON value goes as its text."""
+    first = {name: event.pop(name, None) for name in ("time", "level", "event")}
+    return json.dumps({**first, **event}, default=str, separators=(",", ":"))
+
+
+def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """Render a line for people: time, what, where, how much, and only then the rest."""
+    time, level, what = event.pop("time", ""), event.pop("level", "info"), str(event.pop("event", ""))
+    trace = event.pop("exception", "")
+    head = [str(time), _change_words(event) if what == "change" else printable(what)]
+    if level != "info":
+        head.insert(1, f"{level}:")
+    rest = [f"{name}={_value(value)}" for name, value in event.items()]
+    return "  ".join([" ".join(head), *rest]) + (f"\n{trace}" if trace else "")
+
+
+def _change_words(event: EventDict) -> str:
+    """Say a Change in words, taking its main fields out of the event."""
+    event.pop("queue" if event.get("queue") == "live" else "", None)
+    event.pop("attempt" if event.get("attempt") == 1 else "", None)
+    for name in ("dialect", "verb"):
+        event.pop(name, None)
+    words = [f"{event.pop('outcome'):9}", printable(f"s3://{event.pop('bucket')}/{event.pop('key')}")]
+    if path := event.pop("path", None):
+        words += ["->", printable(path)]
+    if (size := event.pop("bytes", None)) is not None:
+        words.append(f"({human_bytes(size)})")
+    return " ".join(words)
+
+
+def _value(value: object) -> str:
+    text = printable(value) if isinstance(value, str) else str(value)
+    return f'"{text}"' if " " in text else text

@@ -1,0 +1,170 @@
+"""Figures for CloudWatch, as log lines in its embedded metric format: no agent, no API calls, no permission.
+
+`record` adds one settled Change to plain counters; every `flush_s` seconds `run` writes what came together as one line
+for the whole service and one for each bucket that saw work, and starts anew. The service's line is written when nothing
+happened too: its `heartbeat` is what an alarm for a dead worker watches.
+
+Format: Amazon CloudWatch User Guide, "Specification: Embedded metric format". One JSON object a line; `_aws` names the
+metrics and the dimension sets, the values stand beside it; a value is a number or a list of at most 100 numbers, a
+metric directive has at most 100 metrics. A lag list longer than that is thinned to 100 evenly spaced quantiles, the
+greatest value among them: percentiles stay true, the sample count does not (`objects` is the true one).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection
+
+from s3nsync.figures import OUTCOMES, Settled, lag_s, outcome_name, size_bytes
+
+MAX_VALUES = 100
+"""The most numbers that one metric may hold in one line (the specification's limit)."""
+
+MAX_SAMPLES = 8192
+"""Lags kept between two lines; above it every second one goes, so that memory does not grow with the load."""
+
+UNITS = {
+    "lag_s": "Seconds",
+    "bytes": "Bytes",
+    "objects": "Count",
+    "heartbeat": "Count",
+    "in_flight": "Count",
+    "retries": "Count",
+    "buried": "Count",
+    "coalesced": "Count",
+    "ambiguous": "Count",
+    "checks_enqueued": "Count",
+    **dict.fromkeys(OUTCOMES, "Count"),
+}
+"""Every metric there is, with CloudWatch's name of its unit."""
+
+ALWAYS = ("objects", "bytes", "retries", "buried")
+"""Written even when zero: alarms and graphs need to tell nothing from no data."""
+
+
+class Lags:
+    """A bounded sample of lags: the first MAX_SAMPLES, then every second, every fourth; the greatest always."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._values: list[float] = []
+        self._stride = 1
+        self._seen = 0
+        self._greatest = 0.0
+
+    def add(self, value_s: float) -> None:
+        """Take one lag into account."""
+        self._greatest = max(self._greatest, value_s)
+        if self._seen % self._stride == 0:
+            self._values.append(value_s)
+        self._seen += 1
+        if len(self._values) == MAX_SAMPLES:
+            self._values = self._values[::2]
+            self._stride *= 2
+
+    def quantiles(self) -> list[float]:
+        """Give at most MAX_VALUES evenly spaced quantiles, in order, the greatest lag included."""
+        values = sorted(self._values)
+        values[-1:] = [self._greatest] * bool(values)  # it may have been thinned out
+        if len(values) > MAX_VALUES:
+            last = len(values) - 1
+            values = [values[round(step * last / (MAX_VALUES - 1))] for step in range(MAX_VALUES)]
+        return [round(value, 3) for value in values]
+
+
+class Tally:
+    """What came together since the last line, for the service or for one bucket."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.counts: Counter[str] = Counter()
+        self.lags = Lags()
+
+    def add(self, settled: Settled, lag: float | None) -> None:
+        """Count one settled Change."""
+        name = outcome_name(settled.outcome)
+        self.counts[name] += 1
+        self.counts["objects"] += name in {"copied", "deleted", "unchanged"}
+        self.counts["bytes"] += size_bytes(settled.outcome)
+        self.counts["retries"] += settled.verb == "retry"
+        self.counts["buried"] += settled.verb == "bury"
+        self.counts["coalesced"] += settled.coalesced
+        self.counts["ambiguous"] += settled.ambiguous
+        self.counts["checks_enqueued"] += settled.checked
+        if lag is not None:
+            self.lags.add(lag)
+
+    def values(self) -> dict[str, float | list[float]]:
+        """Give the metrics that have something to say."""
+        found: dict[str, float | list[float]] = dict.fromkeys(ALWAYS, 0)
+        found.update({name: count for name, count in self.counts.items() if count})
+        if lags := self.lags.quantiles():
+            found["lag_s"] = lags
+        return found
+
+
+class Metrics:
+    """Counts what the worker settles, and writes it as embedded metric format lines."""
+
+    def __init__(
+        self,
+        *,
+        write: Callable[[str], None],
+        now_s: Callable[[], float],
+        in_flight: Callable[[], int],
+        buckets: Collection[str],
+        namespace: str = "s3nsync",
+        service: str = "s3nsync",
+    ) -> None:
+        """Take where lines go, the clock (Unix seconds), the gauge, and the routes' buckets: no other has a line."""
+        self._write = write
+        self._now_s = now_s
+        self._in_flight = in_flight
+        self._namespace = namespace
+        self._service = service
+        self._buckets = frozenset(buckets)
+        self._total = Tally()
+        self._by_bucket: dict[str, Tally] = {}
+
+    def record(self, settled: Settled) -> None:
+        """Count one settled Change."""
+        lag = lag_s(settled, self._now_s())
+        self._total.add(settled, lag)
+        bucket = settled.change.ref.bucket
+        if bucket in self._buckets:
+            self._by_bucket.setdefault(bucket, Tally()).add(settled, lag)
+
+    def flush(self) -> None:
+        """Write what came together, and start anew."""
+        total, by_bucket = self._total, self._by_bucket
+        self._total, self._by_bucket = Tally(), {}
+        timestamp_ms = int(self._now_s() * 1000)
+        values = {"heartbeat": 1, "in_flight": self._in_flight(), **total.values()}
+        self._write(emf_line(self._namespace, {"Service": self._service}, values, timestamp_ms))
+        for bucket, tally in sorted(by_bucket.items()):
+            dimensions = {"Service": self._service, "Bucket": bucket}
+            self._write(emf_line(self._namespace, dimensions, tally.values(), timestamp_ms))
+
+    async def run(self, flush_s: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Flush every `flush_s` seconds until cancelled, at once to begin with and once more at the end."""
+        try:
+            while True:
+                self.flush()
+                await sleep(flush_s)
+        finally:
+            self.flush()
+
+
+def emf_line(
+    namespace: str, dimensions: dict[str, str], values: dict[str, float | list[float]], timestamp_ms: int
+) -> str:
+    """Give one line of the embedded metric format, its end left out."""
+    directive = {
+        "Namespace": namespace,
+        "Dimensions": [list(dimensions)],
+        "Metrics": [{"Name": name, "Unit": UNITS[name]} for name in values],
+    }
+    about = {"_aws": {"Timestamp": timestamp_ms, "CloudWatchMetrics": [directive]}}
+    return json.dumps({**about, **dimensions, **values}, separators=(",", ":"))

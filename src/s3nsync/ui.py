@@ -1,0 +1,131 @@
+"""What a command shows: messages as text or JSON lines, progress on a terminal, and every failure the same way.
+
+Standard output is for results, standard error for everything about them (progress, errors, the log). With `--json`
+each message, errors included, is one JSON object a line on standard output, with a `type`.
+
+Exit codes are the same for every verb (EXIT_CODES). A failure has one or two lines, what and what to do, and no
+traceback unless `--debug` or S3NSYNC_DEBUG asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from s3nsync.errors import S3nsyncError
+from s3nsync.figures import printable
+
+EXIT_CODES: Mapping[int, str] = {
+    0: "done",
+    1: "failed, or found something that is not as it should be",
+    2: "wrong usage or configuration: nothing was done",
+    3: "no connection, or the credentials were not accepted",
+    4: "what was asked for is not there",
+    130: "interrupted (Ctrl-C)",
+}
+"""Exit codes of every verb, for the documentation; an error's own is `exit_code` of its type."""
+
+INTERRUPTED = 130
+
+Advance = Callable[..., None]
+"""Moves the progress on: `advance(n, total=..., note=...)`, all optional."""
+
+
+class Ui:
+    """One command's face. `stdout` and `stderr` are the process's own unless given."""
+
+    def __init__(
+        self, *, as_json: bool = False, debug: bool = False, stdout: TextIO | None = None, stderr: TextIO | None = None
+    ) -> None:
+        """Choose the form."""
+        self.as_json = as_json
+        self.debug = debug
+        self.redact: Callable[[str], str] = str  # the log's own, once the secrets are known
+        self._stdout = stdout if stdout is not None else sys.stdout
+        self._stderr = stderr if stderr is not None else sys.stderr
+
+    def say(self, kind: str, text: str, **data: object) -> None:
+        """Give a result: `text` to people, or `kind` and `data` as JSON. Object names may stand in both as they are."""
+        if self.as_json:
+            self._line(self._stdout, json.dumps({"type": kind, **data}, default=str))
+        else:
+            self._line(self._stdout, "\n".join(printable(line) for line in text.split("\n")))
+
+    def note(self, text: str) -> None:
+        """Say something by the way, to people only: never part of the result."""
+        if not self.as_json:
+            self._line(self._stderr, "\n".join(printable(line) for line in text.split("\n")))
+
+    def fail(self, error: BaseException) -> int:
+        """Show a failure and give its exit code; anything but an S3nsyncError is a bug of ours, and says so."""
+        what, hint, code = _verdict(error)
+        what = self.redact(what)
+        if self.as_json:
+            data = {"type": "error", "error": type(error).__name__, "message": what, "hint": hint, "exit_code": code}
+            self._line(self._stdout, json.dumps(data))
+        else:
+            self._line(self._stderr, "\n".join(printable(line) for line in f"error: {what}".split("\n")))
+            self._line(self._stderr, f"  hint: {printable(hint)}")
+        if self.debug:
+            self._line(self._stderr, self.redact("".join(traceback.format_exception(error)).rstrip()))
+        return code
+
+    @contextmanager
+    def progress(self, title: str, total: float | None = None) -> Iterator[Advance]:
+        """Show how far things are, on standard error and only if that is a terminal (and not with --json)."""
+        if self.as_json or not self._stderr.isatty():
+            yield _nowhere
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=Console(file=self._stderr), transient=True) as bar:
+            task = bar.add_task(title, total=total)
+
+            def advance(step: float = 1, *, total: float | None = None, note: str | None = None) -> None:
+                words = title if note is None else f"{title} {printable(note)}"
+                bar.update(task, advance=step, total=total, description=words.replace("[", r"\["))
+
+            yield advance
+
+    def run(self, action: Callable[[], int | None]) -> int:
+        """Run a verb and give the process's exit code: the one place where failures end."""
+        try:
+            return action() or 0
+        except KeyboardInterrupt:
+            self.note("interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read us has gone (`| head`); without this Python would complain once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
+            return 1
+        except Exception as error:  # noqa: BLE001 - the last one to catch: every failure ends as message and exit code
+            return self.fail(error)
+
+    @staticmethod
+    def _line(stream: TextIO, text: str) -> None:
+        stream.write(text + "\n")
+        stream.flush()
+
+
+def _nowhere(_step: float = 1, *, total: float | None = None, note: str | None = None) -> None:
+    """Advance nothing: nobody is looking."""
+    del total, note
+
+
+def _verdict(error: BaseException) -> tuple[str, str, int]:
+    """Give message, hint and exit code of a failure."""
+    if isinstance(error, S3nsyncError):
+        return error.message, error.hint, error.exit_code
+    hint = "this is a bug in s3nsync: please report it, with the output of --debug"
+    if isinstance(error, OSError):
+        hint = "check the file or the address that is named"
+        what = error.strerror or str(error) or type(error).__name__
+        return f"{what}: {error.filename}" if error.filename else what, hint, 1
+    return f"{type(error).__name__}: {error}", hint, 1

@@ -1,0 +1,257 @@
+"""The log: one record for each Change, in two forms, without secrets."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3nsync.figures import OUTCOMES, human_bytes, lag_s, outcome_name, printable, record
+from s3nsync.logs import MASK, configure, log_change
+from s3nsync.model import Change, Copied, Deleted, Ignored, ObjectRef, Outcome, Rejected, Retry, Unchanged
+from s3nsync.worker import Report
+from settled import COPIED, NOW_S, Done
+
+CANARY = 'k3y/+with"odd\\chars='
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Give the process its logging back."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def json_lines(stream: io.StringIO) -> list[dict[str, object]]:
+    """Read what was logged."""
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+# --- the record ------------------------------------------------------------------------------------------------
+
+
+def test_the_workers_report_is_a_settled_change() -> None:
+    """The record is made from the very type that the worker reports."""
+    report = Report(
+        change=Change(ObjectRef("media", "a"), "put"),
+        queue="live",
+        outcome=COPIED,
+        verb="ack",
+        attempt=1,
+        seconds=0.1,
+        sent_at_s=NOW_S - 1,
+        coalesced=0,
+        ambiguous=False,
+        checked=False,
+    )
+    assert record(report, NOW_S)["outcome"] == "copied"
+
+
+def test_a_plain_copy_has_exactly_the_canonical_fields() -> None:
+    """What says nothing is left out; what every line has is always there."""
+    assert record(Done(), NOW_S) == {
+        "outcome": "copied",
+        "bucket": "media",
+        "key": "a b.jpg",
+        "path": "/123456/a b.jpg",
+        "bytes": 12_345,
+        "seconds": 0.034,
+        "attempt": 1,
+        "lag_s": 2.0,
+        "queue": "live",
+        "dialect": "s3",
+        "proof": "md5",
+        "verb": "ack",
+    }
+
+
+def test_a_troubled_change_says_what_and_why() -> None:
+    """Reason, hint, notes and the flags stand in the record when there are any."""
+    done = Done(outcome=Rejected("has ..", "rename it"), verb="bury", coalesced=2, ambiguous=True, checked=True)
+    found = record(done, NOW_S)
+    assert (found["reason"], found["hint"], found["verb"]) == ("has ..", "rename it", "bury")
+    assert (found["coalesced"], found["ambiguous"], found["checked"]) == (2, True, True)
+    assert "path" not in found
+    assert record(Done(outcome=Copied("/1/a", 1, "md5", ("gzip",))), NOW_S)["notes"] == ["gzip"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "name"),
+    [
+        (COPIED, "copied"),
+        (Deleted("/1/a", existed=True), "deleted"),
+        (Unchanged("/1/a"), "unchanged"),
+        (Ignored("not ours"), "ignored"),
+        (Ignored("archived", set_aside=True), "set_aside"),
+        (Retry("503"), "retry"),
+        (Rejected("no"), "rejected"),
+        (None, "lease_lost"),
+    ],
+)
+def test_each_outcome_has_its_word(outcome: Outcome | None, name: str) -> None:
+    """The words are those of OUTCOMES."""
+    assert outcome_name(outcome) == name
+    assert name in OUTCOMES
+
+
+@pytest.mark.parametrize(
+    ("done", "lag"),
+    [
+        (Done(), 2.0),
+        (Done(change=Change(ObjectRef("m", "k"), "put", event_time="2026-09-21T14:13:10.000Z")), 10.0),
+        (Done(change=Change(ObjectRef("m", "k"), "put", event_time="2026-09-21T14:13:10")), 2.0),
+        (Done(change=Change(ObjectRef("m", "k"), "put", event_time="yesterday")), 2.0),
+        (Done(change=Change(ObjectRef("m", "k"), "put", event_time="2030-01-01T00:00:00Z")), 0.0),
+        (Done(sent_at_s=0.0), None),
+        (Done(queue="bulk"), None),
+        (Done(queue="check"), None),
+        (Done(outcome=Retry("later")), None),
+        (Done(outcome=None), None),
+    ],
+)
+def test_only_live_changes_that_arrived_have_a_lag(done: Done, lag: float | None) -> None:
+    """From the event's own time, else from the message's; a time without a zone is none; never negative."""
+    assert lag_s(done, NOW_S) == lag
+
+
+@given(st.text())
+def test_printable_text_is_one_harmless_line(text: str) -> None:
+    """No control character, no line end and no lone surrogate survives, whatever the key."""
+    assert printable(text).isprintable()
+    printable(text).encode()
+
+
+def test_sizes_read_well() -> None:
+    """Binary units, one digit after the point."""
+    assert [human_bytes(n) for n in (0, 1023, 1536, 5 << 30, 3 << 40)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "5.0 GiB",
+        "3.0 TiB",
+    ]
+
+
+# --- forms -----------------------------------------------------------------------------------------------------
+
+
+def test_in_a_container_every_line_is_json() -> None:
+    """Off a terminal `auto` is JSON: time, level and event first, with the record after them."""
+    stream = io.StringIO()
+    assert configure("auto", stream=stream).is_json
+    log_change(Done(), NOW_S)
+    (line,) = json_lines(stream)
+    assert list(line)[:4] == ["time", "level", "event", "outcome"]
+    assert line["event"] == "change"
+    assert line["lag_s"] == 2.0
+
+
+def test_on_a_terminal_a_line_is_words() -> None:
+    """On a terminal `auto` is plain: what, from where, to where, how much."""
+    stream = Terminal()
+    assert not configure("auto", stream=stream).is_json
+    log_change(Done(), NOW_S)
+    assert "copied    s3://media/a b.jpg -> /123456/a b.jpg (12.1 KiB)  seconds=0.034  lag_s=2.0" in stream.getvalue()
+    assert "queue=" not in stream.getvalue()
+
+
+def test_a_key_cannot_steer_the_terminal_or_forge_a_line() -> None:
+    """Control characters in names are escaped in both forms."""
+    done = Done(change=Change(ObjectRef("media", "a\n\x1b[2Jb\u2028\ud800"), "put"), outcome=Rejected("bad\x07 name"))
+    for stream in (Terminal(), io.StringIO()):
+        configure("auto", stream=stream)
+        log_change(done, NOW_S)
+        assert stream.getvalue().rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level"),
+    [
+        (COPIED, "info"),
+        (Retry("settling", failed=False), "info"),
+        (Retry("503"), "warning"),
+        (None, "warning"),
+        (Rejected("x"), "error"),
+    ],
+)
+def test_levels_tell_what_needs_a_person(outcome: Outcome | None, level: str) -> None:
+    """Info is business as usual, warning comes again by itself, error wants somebody."""
+    stream = io.StringIO()
+    configure("json", stream=stream)
+    log_change(Done(outcome=outcome), NOW_S)
+    assert json_lines(stream)[0]["level"] == level
+
+
+def test_the_level_leaves_out_what_is_below() -> None:
+    """At `warning` the lines of healthy changes are gone."""
+    stream = io.StringIO()
+    configure("json", "warning", stream=stream)
+    log_change(Done(), NOW_S)
+    assert not stream.getvalue()
+
+
+def test_libraries_log_in_the_same_form() -> None:
+    """The standard library's logging ends in the same sink, once, even when configured twice."""
+    stream = io.StringIO()
+    configure("json", stream=io.StringIO())
+    configure("json", stream=stream)
+    logging.getLogger("asyncio").warning("slow %s", "callback")
+    logging.getLogger("botocore").info("chatter")
+    (line,) = json_lines(stream)
+    assert (line["event"], line["level"]) == ("slow callback", "warning")
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------
+
+
+def cause_error() -> None:
+    """Raise with the secret in the text."""
+    raise ValueError(f"bad signature for {CANARY}")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_secret_reaches_no_line_in_any_spelling(form: str) -> None:
+    """As a value, nested, in a traceback, in a URL, through a library, on a raw line: never."""
+    stream = io.StringIO()
+    sink = configure("json" if form == "json" else "console", secrets=[CANARY, "ab", ""], stream=stream)
+    log = structlog.get_logger("test")
+    log.info("plain", key=CANARY, nested={"a": [CANARY]}, text=f"key={CANARY};", about="cab")
+    log.info(CANARY, url="https://x/?k=k3y%2F%2Bwith%22odd%5Cchars%3D", other="k3y/%2Bwith%22odd%5Cchars%3D")
+    logging.getLogger("lib").error("failed with %r", CANARY)
+    try:
+        cause_error()
+    except ValueError:
+        log.exception("unexpected")
+    sink.write(f"raw {CANARY}")
+    assert "k3y" not in stream.getvalue()
+    assert stream.getvalue().count(MASK) >= 8
+    assert "cab" in stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_signatures_are_taken_out_wherever_a_header_is_shown(form: str) -> None:
+    """Authorization, Akamai's auth headers and session tokens lose their values, by name alone."""
+    stream = io.StringIO()
+    configure("json" if form == "json" else "console", stream=stream)
+    log = structlog.get_logger("test")
+    log.info("sent", headers={"Authorization": "AWS4-HMAC CANARY", "X-Akamai-ACS-Auth-Sign": "CANARY=="}, status=200)
+    log.info("sent", headers=[("x-akamai-acs-auth-data", "5, CANARY"), ("x-amz-security-token", "CANARY")])
+    log.info("AUTHORIZATION: CANARY")
+    logging.getLogger("lib").warning("headers %s", {"authorization": b"CANARY"})
+    assert "CANARY" not in stream.getvalue()
+    assert "200" in stream.getvalue()
