@@ -104,10 +104,11 @@ class Reply:
     headers: Sequence[tuple[str, str]] = (("Date", DATE),)
     early: bool = False
     before: Callable[[], None] | None = None
+    promised_bytes: int | None = None
 
     def encode(self) -> bytes:
         """Spell it."""
-        lines = [f"HTTP/1.1 {self.status} Said So", f"Content-Length: {len(self.body)}"]
+        lines = [f"HTTP/1.1 {self.status} Said So", f"Content-Length: {self.promised_bytes or len(self.body)}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         return ("\r\n".join(lines) + "\r\n\r\n").encode() + self.body
 
@@ -562,6 +563,13 @@ async def test_an_early_refusal_is_the_verdict() -> None:
     assert not caught.value.ambiguous
 
 
+async def test_a_verdict_stands_even_if_its_text_is_cut_off() -> None:
+    """The status line is enough; a server that refuses early often closes at once."""
+    async with rig(Reply(403, b"no ri", early=True, promised_bytes=100)) as (netstorage, _):
+        with pytest.raises(TargetCredentials):
+            await netstorage.upload("/1/a", b"abc")
+
+
 async def test_an_early_success_is_not_believed() -> None:
     """Nobody can have stored and checked what was not sent."""
     async with rig(Reply(200, early=True)) as (netstorage, _):
@@ -588,6 +596,15 @@ async def test_a_wrong_clock_is_learned_and_the_call_succeeds(ahead_s: int) -> N
     assert r.skews == [ahead_s]
     assert netstorage.clock_offset_s == ahead_s
     assert r.sleeps == []
+
+
+async def test_a_clock_that_is_set_right_again_is_learned_too() -> None:
+    """Offsets are measured from the corrected clock, and may go back to nothing."""
+    async with rig(forbidden(300), Reply(), forbidden(0), Reply()) as (netstorage, r):
+        await netstorage.delete("/1/a")
+        await netstorage.delete("/1/a")
+    assert r.skews == [300.0, 0.0]
+    assert [request.time_s - NOW_S for request in r.peer.requests] == [0, 300, 300, 0]
 
 
 async def test_many_calls_in_flight_learn_one_offset_once() -> None:
@@ -752,7 +769,7 @@ async def test_list_stays_inside_its_directory() -> None:
     first = xml("1/d", "1/d-2", "1/d/a", root="list", resume="/1/d/b c")
     second = xml("1/d/b c", "1/d/z", "1/e", root="list")
     async with rig(first, second) as (netstorage, r):
-        assert await paths(netstorage.list("/1/d/", max_entries=3)) == ["/1/d/a", "/1/d/b c", "/1/d/z"]
+        assert await paths(netstorage.list("/1/d", max_entries=3)) == ["/1/d/a", "/1/d/b c", "/1/d/z"]
     assert [request.target for request in r.peer.requests] == ["/1/d", "/1/d/b%20c"]
     assert [request.action["end"] for request in r.peer.requests] == ["/1/d0", "/1/d0"]
     assert all(request.action["mtime_all"] == "yes" for request in r.peer.requests)

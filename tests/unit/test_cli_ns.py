@@ -1,0 +1,383 @@
+"""The NetStorage command line, run against the emulator: what it does, prints, and exits with."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from s3nsync.cli_ns import Access, app, exit_code, shown
+from s3nsync.emulator import Emulator, Fault, running
+from s3nsync.errors import ConfigError, ConnectFailed, TargetCredentials, TargetMissing, TargetRefused
+
+KEY = "the-s3cret-key"
+MTIME_S = 1_700_000_000
+
+
+@dataclass(slots=True)
+class Shell:
+    """Runs `ns` verbs with the right environment."""
+
+    emulator: Emulator
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Name the emulator in the environment."""
+        self.env = {
+            "NS_HOSTNAME": f"127.0.0.1:{self.emulator.port}",
+            "NS_USER": "user",
+            "NS_KEY": KEY,
+            "NS_INSECURE_HTTP": "1",
+            "NS_SECRET": "",
+            "NS_CA_FILE": "",
+        }
+
+    def __call__(self, *args: str, exit_code: int = 0, stdin: bytes | None = None) -> Result:
+        """Run one verb and check its exit code; no key and no traceback may ever show."""
+        result = CliRunner().invoke(app, args, env=self.env, input=stdin)
+        assert result.exit_code == exit_code, result.output
+        assert KEY not in result.output
+        assert "Traceback" not in result.output
+        return result
+
+    def json(self, *args: str) -> list[dict[str, object]]:
+        """Run one verb with --json and read its lines."""
+        return [json.loads(line) for line in self(*args, "--json").stdout.splitlines()]
+
+    @property
+    def paths(self) -> list[str]:
+        """Give the paths of all files stored."""
+        return sorted(self.emulator.snapshot())
+
+
+@pytest.fixture(params=["objectstore", "filestore"])
+def ns(request: pytest.FixtureRequest) -> Iterator[Shell]:
+    """Give a shell on an empty NetStorage, of each personality."""
+    with running(
+        Emulator(accounts={"user": KEY}, personality=request.param, page_cap=3, quick_delete=True)
+    ) as emulator:
+        yield Shell(emulator)
+
+
+@pytest.fixture
+def local_file(tmp_path: Path) -> Path:
+    """Give a local file with a known time."""
+    return written(tmp_path / "hello é.txt", b"hello")
+
+
+def written(file: Path, data: bytes) -> Path:
+    """Write a local file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    os.utime(file, (MTIME_S, MTIME_S))
+    return file
+
+
+# --- put and get -----------------------------------------------------------------------------------------------
+
+
+def test_put_sends_a_file_with_all_that_proves_it(ns: Shell, local_file: Path) -> None:
+    """Bytes and modification time arrive; after a final slash the local name is kept."""
+    assert ns.json("put", str(local_file), "/123456/d/") == [{"path": "/123456/d/hello é.txt", "size_bytes": 5}]
+    stored = ns.emulator.snapshot()["/123456/d/hello é.txt"]
+    assert (stored.read(), stored.mtime_s) == (b"hello", MTIME_S)
+
+
+@contextlib.contextmanager
+def recorder(seen: list[str]) -> Iterator[int]:
+    """Run a server that says 200 to every PUT and notes its Action header; yields its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            seen.append(self.headers["X-Akamai-ACS-Action"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_put_declares_size_digest_and_time(ns: Shell, local_file: Path) -> None:
+    """So the server can refuse what was damaged on its way."""
+    seen: list[str] = []
+    with recorder(seen) as port:
+        ns.env["NS_HOSTNAME"] = f"127.0.0.1:{port}"
+        ns("put", str(local_file), "/123456/a")
+    sha256 = hashlib.sha256(b"hello").hexdigest()
+    assert seen == [f"version=1&action=upload&sha256={sha256}&mtime={MTIME_S}&size=5"]
+
+
+def test_put_sends_stdin_of_unknown_size(ns: Shell) -> None:
+    """The digest follows in the trailers."""
+    data = os.urandom(700_000)
+    assert ns("put", "-", "/123456/a", stdin=data).stdout == ""
+    assert ns.emulator.snapshot()["/123456/a"].read() == data
+
+
+def test_put_sends_a_whole_directory(ns: Shell, tmp_path: Path) -> None:
+    """Every file keeps its place below the target."""
+    for name in ("a", "b/c d", "b/é/ü", "b/+%25"):
+        written(tmp_path / "tree" / name, name.encode())
+    ns("put", str(tmp_path / "tree"), "/123456/t")
+    assert ns.paths == sorted(f"/123456/t/{name}" for name in ("a", "b/c d", "b/é/ü", "b/+%25"))
+    ns("put", str(tmp_path / "tree"), "/123456/into/")
+    assert "/123456/into/tree/a" in ns.paths
+
+
+def test_one_bad_file_does_not_stop_the_others(ns: Shell, tmp_path: Path) -> None:
+    """It is named, counted, and the exit code tells."""
+    for name in ("a", "b", "c"):
+        written(tmp_path / "tree" / name, b"x")
+    (tmp_path / "tree" / "broken").symlink_to("nowhere")
+    ns.emulator.inject(Fault(kind="status", path="*/b", status=400))
+    result = ns("put", str(tmp_path / "tree"), "/123456/t", exit_code=1)
+    assert ns.paths == ["/123456/t/a", "/123456/t/c"]
+    assert "/123456/t/b: NetStorage answered 400" in result.stderr
+    assert "broken" in result.stderr
+    assert "2 failed" in result.stderr
+
+
+def test_a_fault_of_the_account_stops_a_directory(ns: Shell, tmp_path: Path) -> None:
+    """All the others would fail alike."""
+    for n in range(40):
+        written(tmp_path / "tree" / str(n), b"x")
+    ns.env["NS_KEY"] = "wrong"
+    result = ns("put", str(tmp_path / "tree"), "/123456/t", "--jobs", "2", exit_code=3)
+    assert result.stderr.count("answered 403") <= 4
+
+
+def test_get_brings_back_bytes_and_time(ns: Shell, local_file: Path, tmp_path: Path) -> None:
+    """What comes back is what was sent, under its own name in a directory or under a new one."""
+    ns("put", str(local_file), "/123456/d/")
+    (tmp_path / "out").mkdir()
+    ns("get", "/123456/d/hello é.txt", str(tmp_path / "out"))
+    [printed] = ns.json("get", "/123456/d/hello é.txt", str(tmp_path / "new"))
+    for file in (tmp_path / "out" / "hello é.txt", tmp_path / "new"):
+        assert (file.read_bytes(), int(file.stat().st_mtime)) == (b"hello", MTIME_S)
+    assert printed["md5"] == hashlib.md5(b"hello", usedforsecurity=False).hexdigest()
+    assert ns("get", "/123456/d/hello é.txt", "-").stdout == "hello"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["hello é.txt"]
+
+
+def test_get_goes_on_where_it_was_cut(ns: Shell, tmp_path: Path) -> None:
+    """Only the rest is asked for; a part that is of another file is found out by its MD5 and thrown away."""
+    ns("put", "-", "/123456/a", stdin=b"0123456789")
+    written(tmp_path / ".a.part", b"01234")
+    ns("get", "/123456/a", str(tmp_path / "a"), "--resume")
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+    assert [request.status for request in ns.emulator.requests if request.action == "download"] == [206]
+    written(tmp_path / ".b.part", b"wrong")
+    result = ns("get", "/123456/a", str(tmp_path / "b"), "--resume", exit_code=1)
+    assert "run it again" in result.stderr
+    assert not (tmp_path / "b").exists()
+    ns("get", "/123456/a", str(tmp_path / "b"), "--resume")
+    assert (tmp_path / "b").read_bytes() == b"0123456789"
+
+
+def test_get_of_a_complete_part_asks_for_nothing(ns: Shell, tmp_path: Path) -> None:
+    """It is only proven and renamed."""
+    ns("put", "-", "/123456/a", stdin=b"0123456789")
+    written(tmp_path / ".a.part", b"0123456789")
+    ns("get", "/123456/a", str(tmp_path / "a"), "--resume")
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+    assert [request.action for request in ns.emulator.requests].count("download") == 0
+
+
+def test_get_leaves_nothing_half_done_under_the_final_name(ns: Shell, tmp_path: Path) -> None:
+    """Missing files and directories are named as such; an old local copy stays."""
+    ns("put", "-", "/123456/d/a", stdin=b"abc")
+    old = written(tmp_path / "a", b"old")
+    ns("get", "/123456/x", str(old), exit_code=4)
+    assert "is a directory" in ns("get", "/123456/d", str(old), exit_code=1).stderr
+    assert old.read_bytes() == b"old"
+
+
+# --- looking ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(ns: Shell) -> Shell:
+    """Fill NetStorage with a small tree."""
+    for name in ("a", "d/b", "d/e/c", "d/e/f\udcff"):
+        ns("put", "-", f"/123456/{name}", stdin=name.encode("utf-8", "surrogateescape"))
+    return ns
+
+
+def test_ls_shows_a_directory_or_a_file(full: Shell) -> None:
+    """Directories end in a slash; sizes and times are for people, JSON for programs."""
+    lines = sorted(full("ls", "/123456").stdout.splitlines(), key=lambda line: line[-2:])
+    assert [line.split()[-1] for line in lines] == ["a", "d/"]
+    assert lines[0].startswith("    1 byte  2")
+    assert full("ls", "/123456/a").stdout.rstrip().endswith("Z  a")
+    assert [entry["path"] for entry in full.json("ls", "/123456/d/b")] == ["/123456/d/b"]
+    full("ls", "/123456/nothing", exit_code=4)
+
+
+def test_names_that_are_no_text_are_shown_escaped_and_survive_json(full: Shell) -> None:
+    """A terminal gets an escape, a program the exact bytes."""
+    assert "f\\udcff" in full("ls", "/123456/d/e").stdout
+    names = {str(entry["path"]) for entry in full.json("ls", "/123456/d/e")}
+    assert names == {"/123456/d/e/c", "/123456/d/e/f\udcff"}
+    assert shown("a\x1b[31m") == "a\\x1b[31m"
+
+
+def test_tree_shows_everything_below(full: Shell) -> None:
+    """Indented by depth, or flat in JSON; the depth can be bounded."""
+    assert sorted(full("tree", "/123456").stdout.splitlines()) == sorted(
+        ["a", "d/", "  b", "  e/", "    c", "    f\\udcff"]
+    )
+    assert sorted(full("tree", "/123456", "--depth", "2").stdout.splitlines()) == sorted(["a", "d/", "  b", "  e/"])
+    assert len(full.json("tree", "/123456")) == 6
+
+
+def test_stat_shows_one_path(full: Shell) -> None:
+    """Files with size and MD5, directories even when implicit, nothing as exit code 4."""
+    text = full("stat", "/123456/d/b").stdout
+    assert "size    3 (3 bytes)" in text
+    assert hashlib.md5(b"d/b", usedforsecurity=False).hexdigest() in text
+    assert full.json("stat", "/123456/d")[0]["type"] == "dir"
+    assert "nothing at this path" in full("stat", "/123456/x", exit_code=4).stderr
+
+
+def test_du_adds_up(full: Shell) -> None:
+    """Both figures, for people and programs."""
+    [usage] = full.json("du", "/123456/d")
+    assert usage["total_bytes"] == 3 + 5 + 6
+    assert "14 bytes in" in full("du", "/123456/d").stdout
+
+
+# --- changing --------------------------------------------------------------------------------------------------
+
+
+def test_rm_removes_a_file_once(full: Shell) -> None:
+    """The second time there is nothing."""
+    full("rm", "/123456/a")
+    assert "/123456/a" not in full.paths
+    full("rm", "/123456/a", exit_code=4)
+
+
+def test_rm_of_a_tree_asks_first(full: Shell) -> None:
+    """No answer and `n` change nothing; --yes does not ask; siblings of the same prefix stay."""
+    full("put", "-", "/123456/d-2", stdin=b"x")
+    full("rm", "-r", "/123456/d", exit_code=1, stdin=b"")
+    full("rm", "-r", "/123456/d", exit_code=1, stdin=b"n\n")
+    assert len(full.paths) == 5
+    full("rm", "-r", "--yes", "/123456/d")
+    assert full.paths == ["/123456/a", "/123456/d-2"]
+    full("stat", "/123456/d", exit_code=4)
+    full("rm", "-r", "--yes", "/123456/d", exit_code=4)
+
+
+def test_rm_of_a_tree_takes_explicit_directories_and_single_files_too(full: Shell) -> None:
+    """Empty directories below go as well, and a path that is a file is just removed."""
+    full("mkdir", "-p", "/123456/d/x/y")
+    full("rm", "-ry", "/123456/d")
+    full("rm", "-ry", "/123456/a")
+    assert full.paths == []
+    full("stat", "/123456/d/x", exit_code=4)
+    full("mkdir", "/123456/empty")
+    full("rm", "-ry", "/123456/empty")
+    full("stat", "/123456/empty", exit_code=4)
+
+
+def test_rm_of_a_whole_cp_code_leaves_the_cp_code(full: Shell) -> None:
+    """Its root cannot be removed and is not tried."""
+    full("rm", "-ry", "/123456")
+    assert full.paths == []
+    assert "/123456" not in {r.path for r in full.emulator.requests if r.action in {"rmdir", "delete"}}
+
+
+def test_quick_delete_needs_its_path_twice(full: Shell) -> None:
+    """A wrong confirmation is a usage error and sends nothing."""
+    full("rm", "--quick", "/123456/d", exit_code=2)
+    full("rm", "--quick", "/123456/d", "--confirm", "/123456/D", exit_code=2)
+    assert [r for r in full.emulator.requests if r.action == "quick-delete"] == []
+    full("rm", "--quick", "/123456/d", "--confirm", "/123456/d")
+    assert [r.status for r in full.emulator.requests if r.action == "quick-delete"] == [200]
+
+
+def test_mkdir_makes_parents_if_asked(ns: Shell) -> None:
+    """Twice is fine; FileStore alone insists on parents."""
+    ns("mkdir", "-p", "/123456/x/y/z")
+    ns("mkdir", "-p", "/123456/x/y/z")
+    assert ns.json("stat", "/123456/x/y/z")[0]["type"] == "dir"
+
+
+def test_mv_moves_a_file(full: Shell) -> None:
+    """After a final slash the name is kept; a missing source is exit code 4."""
+    full("mv", "/123456/a", "/123456/d/")
+    full("mv", "/123456/d/b", "/123456/d/b2")
+    assert {"/123456/d/a", "/123456/d/b2"} < set(full.paths)
+    full("mv", "/123456/a", "/123456/b", exit_code=4)
+
+
+# --- settings and errors ---------------------------------------------------------------------------------------
+
+
+def test_credentials_come_from_one_secret_or_from_three_names() -> None:
+    """Single names win over the secret; the key shows in no repr."""
+    secret = json.dumps({"NS_HOSTNAME": "h", "NS_USER": "u", "NS_KEY": KEY})
+    assert Access.from_environment({"NS_SECRET": secret}) == Access("h", "u", KEY)
+    assert Access.from_environment({"NS_SECRET": secret, "NS_USER": "v", "NS_KEY": ""}) == Access("h", "v", KEY)
+    assert KEY not in repr(Access("h", "u", KEY))
+    loopback = {"NS_SECRET": secret, "NS_CA_FILE": "ca.pem", "NS_INSECURE_HTTP": "1"}
+    assert Access.from_environment(loopback) == Access("h", "u", KEY, "ca.pem", insecure_http=True)
+
+
+@pytest.mark.parametrize("secret", ["", "{", "[]", '"x"', '{"NS_KEY": 5}', '{"NS_KEY": "the-s3cret-key"}'])
+def test_unusable_credentials_are_a_config_error_that_quotes_nothing(secret: str) -> None:
+    """The message names the variables, never their content."""
+    with pytest.raises(ConfigError, match="NS_") as caught:
+        Access.from_environment({"NS_SECRET": secret})
+    assert "s3cret" not in caught.value.message + caught.value.hint
+
+
+def test_exit_codes_tell_what_kind_of_failure(ns: Shell) -> None:
+    """2 settings, 3 connection or credentials, 4 nothing there, 1 all else."""
+    ns.env["NS_KEY"] = "wrong"
+    assert "hint: check NS_HOSTNAME" in ns("ls", "/123456", exit_code=3).stderr
+    ns.env["NS_KEY"] = KEY
+    ns.env["NS_HOSTNAME"] = "127.0.0.1:1"
+    ns("ls", "/123456", exit_code=3)
+    ns.env["NS_HOSTNAME"] = "https://127.0.0.1"
+    ns("ls", "/123456", exit_code=2)
+    ns("ls", exit_code=2)
+    codes = [
+        exit_code(kind("m")) for kind in (ConfigError, ConnectFailed, TargetCredentials, TargetMissing, TargetRefused)
+    ]
+    assert codes == [2, 3, 3, 4, 1]
+
+
+def test_a_local_fault_is_one_clear_line(ns: Shell, tmp_path: Path) -> None:
+    """Files that cannot be read are named, without a traceback."""
+    result = ns("put", str(tmp_path / "missing"), "/123456/a", exit_code=1)
+    assert result.stderr.startswith("error: ")
+    assert "missing" in result.stderr
+
+
+def test_every_verb_explains_itself(ns: Shell) -> None:
+    """Help is there for all nine."""
+    text = ns("--help").stdout
+    for verb in ("ls", "tree", "stat", "get", "put", "rm", "mkdir", "mv", "du"):
+        assert f" {verb} " in text
+        ns(verb, "--help")
