@@ -17,6 +17,8 @@ What S3 and its kin promise, as far as it matters here:
 
 Only an event's bucket and key steer anything. So a malformed size or time is dropped and the object still looked at,
 while anything wrong with bucket or key makes the record undecodable: a guessed key would be another object.
+
+The module is long because a body may hold any shape inside any other: the walk and all shapes, ours too, stay together.
 """
 
 from __future__ import annotations
@@ -333,7 +335,7 @@ def _form_decoded(key: object) -> object:
     try:
         return unquote_plus(key, errors="strict")
     except UnicodeDecodeError as error:
-        raise _UnreadableError(f"the object key's percent-encoded bytes are not UTF-8 ({error.reason})") from None
+        raise _UnreadableError(f"the object key {_short(key)} does not decode to UTF-8 ({error.reason})") from None
 
 
 # --- our own queue bodies --------------------------------------------------------------------------------------

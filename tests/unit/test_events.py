@@ -136,7 +136,7 @@ def test_raw_keys_stay_as_they_are(key: str) -> None:
         (json.dumps([record(key="")]), "no object key"),
         (json.dumps([record(key=5)]), "no object key"),
         (json.dumps([record(s3={"object": {"key": "k"}})]), "no bucket name"),
-        (json.dumps([record(key="%C3%28")]), "not UTF-8"),
+        (json.dumps([record(key="%C3%28")]), "the object key '%C3%28' does not decode to UTF-8"),
         (json.dumps([record(key="a\ud800")]), "half a surrogate pair"),
         ('{"source":"aws.ec2","detail-type":"X","detail":{}}', "source is 'aws.ec2', not aws.s3"),
         ('{"s3nsync":9,"bucket":"b","key":"k"}', "version 9, and this s3nsync reads version 1"),
