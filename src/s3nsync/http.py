@@ -78,15 +78,16 @@ class Origin:
     @classmethod
     def parse(cls, url: str) -> Origin:
         """Read `https://host[:port]`; ConfigError on anything else (a path other than `/`, a query, user info)."""
+        hint = "write https://host or https://host:port"
+        if re.search(r"[^!-~]", url):  # urlsplit would drop line breaks in silence
+            raise ConfigError(f"{url!r} is not a URL: it holds more than printable ASCII", hint=hint)
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise ConfigError(
-                f"{url!r} is not a URL: {error}", hint="write https://host or https://host:port"
-            ) from None
+            raise ConfigError(f"{url!r} is not a URL: {error}", hint=hint) from None
         if parts.scheme not in _PORTS:
-            raise ConfigError(f"{url!r} is neither http nor https", hint="write https://host or https://host:port")
+            raise ConfigError(f"{url!r} is neither http nor https", hint=hint)
         if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
             raise ConfigError(f"{url!r} has more than scheme, host and port", hint="leave the rest out")
         scheme: Scheme = parts.scheme
@@ -269,6 +270,7 @@ class _Exchange:
         self._reason = b""
         self._fields: list[Header] = []
         self._headers = Headers(())
+        self._burst_bytes = 0
         self._parts: deque[bytes] = deque()
         self._unread_bytes = 0
         self._without_body_bytes = 0
@@ -330,7 +332,7 @@ class _Exchange:
             self._connection.await_caller()
         self._connection.await_peer()
         if length is None:
-            if not await self._room():
+            if not await self._room(0):
                 return False
             self._connection.write(b"0\r\n", _encode_fields(trailers() if trailers else ()), b"\r\n")
         elif given != length:
@@ -342,7 +344,7 @@ class _Exchange:
         view = chunk if _size(chunk) <= _PIECE_BYTES else memoryview(chunk).cast("B")
         for start in range(0, _size(chunk), _PIECE_BYTES):  # an empty chunk would end the body: it is left out
             piece = view[start : start + _PIECE_BYTES]
-            if not await self._room():
+            if not await self._room(_size(piece)):
                 return False
             if chunked:
                 self._connection.write(b"%x\r\n" % _size(piece), piece, b"\r\n")
@@ -350,8 +352,12 @@ class _Exchange:
                 self._connection.write(piece)
         return True
 
-    async def _room(self) -> bool:
-        """Wait until the transport takes more; False when the answer is here first."""
+    async def _room(self, size: int) -> bool:
+        """Wait until the transport takes `size` bytes more; False when the answer is here first."""
+        self._burst_bytes += size
+        if self._burst_bytes > _PIECE_BYTES:  # let the event loop see answers and (uvloop's TLS) its own full buffer
+            self._burst_bytes = size
+            await asyncio.sleep(0)
         while not self._status and not self._connection.writable:
             await self._changed()
         if not self._status and self.error is not None:
@@ -597,14 +603,13 @@ class _Connection(asyncio.Protocol):
         if not self._paused:
             self._paused = True
             self._transport.pause_reading()
-            self.await_caller()
 
     def resume_reading(self) -> None:
         """Take more from the peer."""
         if self._paused:
             self._paused = False
+            self._moved_s = self.loop.time()
             self._transport.resume_reading()
-            self.await_peer()
 
     def await_caller(self) -> None:
         """Stop the watchdog's clock: the next move is the caller's."""
@@ -656,7 +661,7 @@ class _Connection(asyncio.Protocol):
         now_s = self.loop.time()
         # What TLS and the kernel hold counts as moved: pieces are small enough for that to be a small error.
         flushed_bytes = self._written_bytes - self._transport.get_write_buffer_size()
-        if self._waits_for_caller or flushed_bytes != self._flushed_bytes:
+        if self._waits_for_caller or self._paused or flushed_bytes != self._flushed_bytes:
             self._flushed_bytes = flushed_bytes
             self._moved_s = now_s
         deadline_s = self._moved_s + self._limit_s
@@ -728,6 +733,7 @@ class _Pool:
         return None
 
     async def _open(self) -> _Connection:
+        self._refuse_if_closed()
         if self.idle and self.busy + len(self.idle) > self._limit:
             self.idle[0].abort()
         loop = asyncio.get_running_loop()
@@ -740,8 +746,12 @@ class _Pool:
             raise self._connect_failure(error) from error
         if self.closed:
             connection.abort()
-            raise ConnectFailed(f"{self.origin}: this client was closed", hint="nothing to do while shutting down")
+        self._refuse_if_closed()
         return connection
+
+    def _refuse_if_closed(self) -> None:
+        if self.closed:
+            raise ConnectFailed(f"{self.origin}: this client was closed", hint="nothing to do while shutting down")
 
     def _connect_failure(self, error: Exception) -> ConnectFailed:
         if isinstance(error, ssl.SSLCertVerificationError):
