@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from s3nsync.engine import Debt
@@ -87,7 +87,7 @@ class FakeSource:
         found = self.objects.get(ref)
         if found is None:
             return Gone("no-such-key")
-        return FakeOpened(*found, self.chunk_bytes, lambda start: self.before_chunk(start))
+        return FakeOpened(*found, self.chunk_bytes, self.before_chunk)
 
     async def head(self, ref: ObjectRef) -> SourceInfo | None:
         self.calls.append("head")
@@ -274,10 +274,8 @@ class FakeQueue:
         found = self._take(max_n)
         if not found and wait_s > 0:
             self.arrived.clear()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self.arrived.wait(), min(wait_s, 0.02))
-            except TimeoutError:
-                pass
             found = self._take(max_n)
         return found
 

@@ -146,6 +146,10 @@ class Worker:
         """Take nothing more; hands finish or are given back. Safe to call twice and from a signal handler."""
         self._stopping.set()
 
+    async def stopped(self) -> None:
+        """Wait until the worker is told to stop, or stops by itself."""
+        await self._stopping.wait()
+
     async def run(self) -> None:
         """Work until `stop`, then drain; raises what killed a loop (a missing queue, a bug)."""
         await self._until_stopped(idle_ends=False)

@@ -382,7 +382,7 @@ async def test_a_stat_that_never_agrees_fails_the_copy() -> None:
     world.source.put(REF, bytes(range(50)), etag="abc-2")
 
     def damage() -> None:
-        world.target.stat = _nothing  # type: ignore[method-assign]
+        world.target.stat = _nothing  # type: ignore[method-assign,assignment]
 
     world.target.script = [damage]
     outcome = await world.replicate()

@@ -1,0 +1,207 @@
+"""Put the parts together: settings in, a worker ready to run out. The only place where objects are wired.
+
+Opened in this order, closed in the reverse: HTTP clients (one for AWS, one for each certificate authority of the
+NetStorage accounts), S3, queues, NetStorage clients, the hashing threads, engine, worker. `probe` asks every outside
+party one cheap question before any work is taken, so that a wrong name or key is one clear message at start-up and
+not a queue full of failures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import boto3
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+
+from s3nsync.aws import CredentialSource, SessionCredentials
+from s3nsync.config import with_secret
+from s3nsync.engine import Replicator
+from s3nsync.errors import ConfigError, S3nsyncError
+from s3nsync.http import Http, tls_context
+from s3nsync.model import QueueName
+from s3nsync.netstorage import Account, NetStorage
+from s3nsync.pacing import Backoff, ByteBudget, DeleteBrake
+from s3nsync.queues import Queue
+from s3nsync.queues.sqs import SqsQueue
+from s3nsync.s3 import S3
+from s3nsync.settings import AccountSettings, Settings
+from s3nsync.worker import Limits, Report, Worker
+
+log = structlog.get_logger("s3nsync.app")
+
+RETRY_BASE_S, RETRY_CAP_S = 2.0, 900.0
+"""How long a message rests after its first failure, and at most: an outage of hours must not cost an hour more."""
+
+HASH_THREADS = 2
+"""hashlib lets go of the interpreter for large inputs; two threads keep one core of streams fed."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The live parts of one process."""
+
+    settings: Settings
+    worker: Worker
+    s3: S3
+    queues: Mapping[QueueName, Queue]
+    targets: Mapping[str, NetStorage]
+    budget: ByteBudget
+
+    async def probe(self) -> None:
+        """Ask buckets, queues and accounts one cheap question each; raises the first error, all are logged."""
+        questions = [
+            *(self.s3.probe(bucket) for bucket in sorted({route.bucket for route in self.settings.routes})),
+            *(queue.depth() for queue in self.queues.values()),
+            *(
+                self.targets[account].stat(f"/{cpcode}")
+                for account, cpcode in sorted({(route.account, route.cpcode) for route in self.settings.routes})
+            ),
+        ]
+        answers = await asyncio.gather(*questions, return_exceptions=True)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        for failure in failures[1:]:
+            if isinstance(failure, S3nsyncError):
+                log.error("start-up check failed", reason=failure.message, hint=failure.hint)
+        if failures:
+            raise failures[0]
+
+
+@asynccontextmanager
+async def assemble(
+    settings: Settings, *, report: Callable[[Report], None], credentials: CredentialSource | None = None
+) -> AsyncIterator[App]:
+    """Open everything that `settings` (see `resolve`) describes, and close it in the end.
+
+    `report` is called once for each settled Change. `credentials` replaces the AWS credential search.
+    """
+    source = credentials or SessionCredentials()
+    async with AsyncExitStack() as stack:
+        aws_http = await stack.enter_async_context(Http(tls=tls_context(settings.aws.ca_file)))
+        budget = ByteBudget(settings.worker.memory_budget_bytes)
+        s3 = S3(aws_http, region=settings.region, credentials=source, endpoint=settings.aws.endpoint_url)
+        queues = _queues(settings, aws_http, source)
+        targets = await _targets(settings, stack)
+        threads = stack.enter_context(ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="hash"))
+        brake = DeleteBrake(settings.worker.deletes_per_minute, suspended_clock_s)
+        backoff = Backoff(base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
+        engine = Replicator(
+            routes=settings.routes,
+            source=s3,
+            targets=targets,
+            budget=budget,
+            backoff_s=backoff.delay_s,
+            now_s=time.time,
+            sleep=asyncio.sleep,
+            offload=lambda update, data: asyncio.get_running_loop().run_in_executor(threads, update, data),
+            brake_s=brake.wait_s,
+            buffer_bytes=settings.worker.buffer_bytes,
+            metadata_mtime=settings.worker.mtime_from_metadata,
+            trailers=settings.worker.unknown_digest == "trailer",
+        )
+        worker = Worker(
+            live=queues["live"],
+            bulk=queues.get("bulk"),
+            check=queues["check"],
+            engine=engine,
+            limits=_limits(settings),
+            report=report,
+            clock_s=suspended_clock_s,
+            now_s=time.time,
+        )
+        yield App(settings, worker, s3, queues, targets, budget)
+
+
+def suspended_clock_s() -> float:
+    """Give a monotonic time that goes on while the machine sleeps: leases end by the queue's clock, not by ours."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(boottime)
+
+
+def _limits(settings: Settings) -> Limits:
+    worker = settings.worker
+    return Limits(
+        max_in_flight=worker.max_in_flight,
+        lease_s=worker.lease_s,
+        grace_s=worker.grace_s,
+        drain_s=worker.drain_s,
+        poll_wait_s=worker.poll_wait_s,
+    )
+
+
+def _queues(settings: Settings, http: Http, source: CredentialSource) -> dict[QueueName, Queue]:
+    urls: Sequence[tuple[QueueName, str | None]] = (
+        ("live", settings.queues.live),
+        ("bulk", settings.queues.bulk),
+        ("check", settings.queues.check),
+    )
+    return {
+        name: SqsQueue(
+            name,
+            url,
+            http,
+            source,
+            region=settings.region,
+            lease_s=settings.worker.lease_s,
+            dead_url=settings.queues.dead,
+            endpoint=settings.aws.endpoint_url,
+            token=lambda: secrets.token_hex(16),
+        )
+        for name, url in urls
+        if url
+    }
+
+
+async def _targets(settings: Settings, stack: AsyncExitStack) -> dict[str, NetStorage]:
+    """Open a client for each account; accounts that trust the same authorities share connections."""
+    by_ca: dict[str | None, Http] = {}
+    targets = {}
+    for name, account in settings.accounts.items():
+        if account.ca_file not in by_ca:
+            by_ca[account.ca_file] = await stack.enter_async_context(Http(tls=tls_context(account.ca_file)))
+        targets[name] = NetStorage(_account(name, account), by_ca[account.ca_file], on_clock_skew=_warn_of_skew)
+    return targets
+
+
+def _account(name: str, account: AccountSettings) -> Account:
+    if account.host is None or account.user is None or account.key is None:
+        raise ConfigError(f"accounts.{name}: its secret was not read", hint="a bug: resolve the settings first")
+    scheme: Literal["http", "https"] = "http" if account.insecure_http else "https"
+    return Account.parse(account.host, account.user, account.key.get_secret_value(), scheme=scheme)
+
+
+def _warn_of_skew(offset_s: float) -> None:
+    log.warning("this machine's clock is off; NetStorage's is used for signatures", offset_s=round(offset_s, 1))
+
+
+async def resolve(settings: Settings) -> Settings:
+    """Give the settings with every account whole, read from Secrets Manager where they say so; raises ConfigError."""
+    accounts = {name: await _with_secret(account, settings) for name, account in settings.accounts.items()}
+    return settings.model_copy(update={"accounts": accounts})
+
+
+async def _with_secret(account: AccountSettings, settings: Settings) -> AccountSettings:
+    """Read the account from Secrets Manager where the settings say so."""
+    arn = account.secret_arn
+    if arn is None:
+        return account
+    try:
+        text = await asyncio.to_thread(_read_secret, arn, settings)
+    except (BotoCoreError, ClientError) as error:
+        raise ConfigError(
+            f"the secret {arn} cannot be read: {error}",
+            hint="check its ARN and region, and secretsmanager:GetSecretValue (and kms:Decrypt) of this role",
+        ) from None
+    return with_secret(account, text)
+
+
+def _read_secret(arn: str, settings: Settings) -> str:
+    client = boto3.client("secretsmanager", region_name=settings.region, endpoint_url=settings.aws.endpoint_url)
+    return client.get_secret_value(SecretId=arn).get("SecretString", "")

@@ -1,0 +1,278 @@
+"""The command line: one function a verb, everything of substance elsewhere.
+
+Failures end in `ui.Ui.run`: one message with its hint and the exit code of its type, never a traceback unless asked
+for. Results go to standard output; the log, metric lines and progress go to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+
+from s3nsync import __version__, cli_ns
+from s3nsync.app import App, assemble, resolve
+from s3nsync.config import load
+from s3nsync.figures import human_bytes
+from s3nsync.lambda_zip import build
+from s3nsync.logs import configure, log_change
+from s3nsync.metrics import Metrics
+from s3nsync.settings import Settings
+from s3nsync.ui import Ui
+from s3nsync.worker import Report
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="s3nsync",
+    help="Keeps an Akamai NetStorage directory equal to an Amazon S3 bucket.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+app.add_typer(cli_ns.app, name="ns")
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The TOML file; else S3NSYNC_CONFIG, else ./s3nsync.toml."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
+
+
+def main() -> None:
+    """Be the `s3nsync` command."""
+    app()
+
+
+def _debug() -> bool:
+    return bool(os.environ.get("S3NSYNC_DEBUG"))
+
+
+def _finish(ui: Ui, action: Callable[[], int | None]) -> None:
+    """Run a verb and leave with its exit code."""
+    raise typer.Exit(ui.run(action))
+
+
+def _await(work: Coroutine[object, object, T]) -> T:
+    """Run a coroutine to its end, on uvloop where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional: everything works without it
+    except ImportError:
+        return asyncio.run(work)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+@app.callback(invoke_without_command=True)
+def _root(*, version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False) -> None:
+    if version:
+        typer.echo(f"s3nsync {__version__}")
+        raise typer.Exit
+
+
+# --- replicating -----------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(*, config: ConfigFile = None) -> None:
+    """Replicate until stopped: what the container does. SIGTERM or Ctrl-C drains and leaves."""
+    _finish(Ui(debug=_debug()), lambda: _await(_replicate(load(config, os.environ), drain=False, as_json=False)))
+
+
+@app.command()
+def drain(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Replicate until the live and bulk queues are empty, then leave."""
+    ui = Ui(as_json=as_json, debug=_debug())
+    _finish(ui, lambda: _await(_replicate(load(config, os.environ), drain=True, as_json=as_json)))
+
+
+async def _replicate(settings: Settings, *, drain: bool, as_json: bool) -> None:
+    settings = await resolve(settings)
+    sink = configure(settings.log.format, settings.log.level, settings.secrets())
+    live: list[App] = []
+    metrics = Metrics(
+        write=sink.write,
+        now_s=time.time,
+        in_flight=lambda: sum(each.worker.in_flight for each in live),
+        buckets={route.bucket for route in settings.routes},
+        namespace=settings.metrics.namespace,
+    )
+
+    def report(settled: Report) -> None:
+        log_change(settled, time.time())
+        metrics.record(settled)
+
+    async with assemble(settings, report=report) as parts:
+        live.append(parts)
+        await parts.probe()
+        with _stopping(parts.worker.stop):
+            work = parts.worker.drain() if drain else parts.worker.run()
+            await _with_metrics(work, metrics if settings.metrics.emf else None, settings.metrics.flush_s)
+        if drain:
+            counts = dict(sorted(parts.worker.settled.items()))
+            words = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+            Ui(as_json=as_json).say("summary", words or "the queues were empty", **counts)
+
+
+async def _with_metrics(work: Coroutine[object, object, None], metrics: Metrics | None, flush_s: float) -> None:
+    """Do the work while metrics are written; if writing them dies, the work is cancelled: nothing runs unseen."""
+    if metrics is None:
+        await work
+        return
+    working, writing = asyncio.create_task(work), asyncio.create_task(metrics.run(flush_s))
+    await asyncio.wait([working, writing], return_when=asyncio.FIRST_COMPLETED)
+    first, other = (working, writing) if working.done() else (writing, working)
+    other.cancel()
+    await asyncio.gather(other, return_exceptions=True)
+    first.result()
+
+
+@contextmanager
+def _stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """Have SIGTERM and SIGINT call `stop`; a second one ends the process the hard way, which loses nothing either."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def first() -> None:
+        stop()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, first)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+# --- settings and packaging ------------------------------------------------------------------------------------
+
+
+@app.command("config")
+def show_config(*, config: ConfigFile = None) -> None:
+    """Check the settings and show what is in force, as JSON; secrets are masked."""
+    ui = Ui(debug=_debug())
+    _finish(ui, lambda: typer.echo(json.dumps(load(config, os.environ).masked(), indent=2)))
+
+
+@app.command("lambda-zip")
+def lambda_zip(
+    out: Annotated[Path, typer.Argument(help="The file to write.")] = Path("s3nsync-lambda.zip"),
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Write the intake function's archive: the same sources give the same bytes."""
+    ui = Ui(as_json=as_json, debug=_debug())
+
+    def write() -> None:
+        built = build(out)
+        ui.say(
+            "lambda_zip",
+            f"{built.path}  {human_bytes(built.size_bytes)}  sha256 {built.sha256}",
+            path=str(built.path),
+            size_bytes=built.size_bytes,
+            sha256=built.sha256,
+        )
+
+    _finish(ui, write)
+
+
+# --- trying it out ---------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(*, as_json: AsJson = False) -> None:
+    """Watch the whole pipeline at work on this machine, faults included, and see both sides proven identical."""
+    ui = Ui(as_json=as_json, debug=_debug())
+
+    def show() -> int:
+        from s3nsync.demo import run_demo  # noqa: PLC0415 - needs the `dev` extra
+
+        configure("auto", "error")
+        console = Console(width=None if sys.stdout.isatty() else 150, legacy_windows=False)
+        identical = _await(run_demo(as_json=as_json, console=console, progress=Console(stderr=True, soft_wrap=True)))
+        return 0 if identical else 1
+
+    _finish(ui, show)
+
+
+@app.command()
+def dev() -> None:
+    """Keep the demo's whole set running, and mirror what you put into its bucket. Ctrl-C ends it."""
+    ui = Ui(debug=_debug())
+
+    def keep() -> None:
+        from s3nsync.demo import run_dev  # noqa: PLC0415 - needs the `dev` extra
+
+        configure("auto", "info")
+        _await(run_dev(ui.note, _stopping, lambda settled: log_change(settled, time.time())))
+
+    _finish(ui, keep)
+
+
+@app.command()
+def emulate(
+    *,
+    port: Annotated[int, typer.Option(help="0 picks a free one.")] = 0,
+    control_port: Annotated[int, typer.Option(help="For faults and figures, plain HTTP; 0 picks a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    user: Annotated[str, typer.Option(help="The upload account.")] = "demo",
+    key_env: Annotated[str, typer.Option(help="The variable that holds the account's key.")] = "NS_KEY",
+    cpcode: Annotated[list[str] | None, typer.Option(help="May be repeated. [default: 123456]")] = None,
+    personality: Annotated[str, typer.Option(help="objectstore or filestore.")] = "objectstore",
+    folder: Annotated[Path | None, typer.Option(help="Keep bytes here instead of in memory.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file; speaks TLS then.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file, if the key is not in the certificate's.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same faults.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a NetStorage on this machine, for tests and experiments: see docs/emulator.md."""
+    ui = Ui(as_json=as_json, debug=_debug())
+
+    def serve_it() -> None:
+        from s3nsync.emulator import Emulator, Options, Personality, serve  # noqa: PLC0415 - no other verb needs it
+        from s3nsync.errors import ConfigError  # noqa: PLC0415 - ditto
+
+        key = os.environ.get(key_env)
+        if not key:
+            raise ConfigError(f"the key is missing: {key_env} is not set", hint=f"export {key_env}=anything first")
+
+        def ready(emulator: Emulator) -> None:
+            ui.say(
+                "ready",
+                f"NetStorage emulator: {emulator.url}  control: {emulator.control_url}",
+                url=emulator.url,
+                control_url=emulator.control_url,
+            )
+
+        try:
+            options = Options(
+                user=user,
+                key=key,
+                cpcodes=tuple(cpcode or ["123456"]),
+                personality=Personality(personality),
+                host=host,
+                port=port,
+                control_port=control_port,
+                folder=folder,
+                tls_cert=tls_cert,
+                tls_key=tls_key,
+                seed=seed,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error), hint="see `s3nsync emulate --help`") from None
+        _await(serve(options, ready=ready))
+
+    _finish(ui, serve_it)
