@@ -38,7 +38,11 @@ _RUN_AGAIN = "each is named above; run it again for the rest"
 
 T = TypeVar("T")
 
-app = typer.Typer(help="Look at and change NetStorage by hand.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at and change NetStorage by hand.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # locals may hold the key
+)
 
 RemotePath = Annotated[str, typer.Argument(metavar="PATH", help="/CPCODE/directory/name")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
