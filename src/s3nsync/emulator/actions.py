@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
 from itertools import islice
@@ -76,7 +76,10 @@ def stat(call: Call, tree: Tree, rules: Rules) -> Answer:
 
 
 def dir_(call: Call, tree: Tree, rules: Rules) -> Answer:
-    """List what lies directly in the directory addressed, page by page."""
+    """List what lies directly in the directory addressed: everything, or pages when `max_entries` asks for them.
+
+    rclone never asks and ignores `resume`, so the real one cannot cut short what was not asked to be.
+    """
     encoding = _encoding(call)
     if _directory(call, tree) is None:
         missing = tree.leaf(call.leaf) is None
@@ -84,9 +87,11 @@ def dir_(call: Call, tree: Tree, rules: Rules) -> Answer:
     if not rules.objectstore and _FILESTORE_DIR_OPTIONS & call.params.keys():
         raise Refused(400, "Bad request: option is not known here")
     entries = _dir_entries(call, tree)
-    shown, resume = _page(call, rules, iter(sorted(entries)))
-    if not rules.objectstore:
-        shown, resume = _shuffled(entries, rules.seed), None
+    shown, resume = sorted(entries), None
+    if call.whole_number("max_entries"):
+        shown, resume = _page(call, rules, iter(shown))
+    elif not rules.objectstore:
+        random.Random(rules.seed).shuffle(shown)  # noqa: S311 -- repeatable on purpose
     children = [_dir_element(tree, display, entries[display], rules, encoding) for display in shown]
     if resume is not None:
         children.append(element("resume", [("start", resume)], encoding))
@@ -197,12 +202,6 @@ def _page(call: Call, rules: Rules, names: Iterator[bytes]) -> tuple[list[bytes]
     size = rules.page_cap if not asked else min(asked, rules.page_cap)
     page = list(islice(names, size + 1))
     return page[:size], page[size] if len(page) > size else None
-
-
-def _shuffled(names: Iterable[bytes], seed: int) -> list[bytes]:
-    shown = list(names)
-    random.Random(seed).shuffle(shown)  # noqa: S311 -- repeatable on purpose
-    return shown
 
 
 def _resolve(tree: Tree, name: bytes) -> tuple[bytes, File]:

@@ -45,8 +45,8 @@ class Emulator:
 
     `accounts` maps upload account → key, or keys while one is being rotated. `folder` keeps bytes in files instead of
     in memory, `discard` keeps none at all. `clock_window_s` is how far a request's time may be off. `page_cap` bounds
-    the entries of a page of dir and list whatever a client asks for. The same `seed` gives the same faults and the
-    same FileStore order. `now_s` is the clock, in Unix seconds.
+    the entries of a page whatever a client asks for: list always has pages, dir when asked. The same `seed` gives the
+    same faults and the same FileStore order. `now_s` is the clock, in Unix seconds.
     """
 
     def __init__(
