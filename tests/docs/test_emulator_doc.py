@@ -1,0 +1,51 @@
+"""docs/emulator.md says what the emulator does: its options, faults, routes and examples are the real ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+from s3nsync.emulator import Emulator, Fault
+from s3nsync.emulator.control import Control
+from s3nsync.emulator.faults import Kind, fault_from_json
+
+DOC = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text(encoding="utf-8")
+
+
+def test_options_exist() -> None:
+    """Every option the page names is one of the command's."""
+    command = [sys.executable, "-m", "s3nsync.emulator", "--help"]
+    usage = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    named = set(re.findall(r"`(--[a-z-]+)", DOC)) | set(re.findall(r" (--(?!disable)[a-z-]+) ", DOC))
+    assert len(named) > 10
+    assert {option for option in named if f"{option} " not in usage.replace(",", " ").replace("]", " ")} == set()
+
+
+def test_fault_table_is_whole() -> None:
+    """The table has each kind once, with settings a fault really has."""
+    rows = re.findall(r"^\| `([a-z-]+)` \| [^|]+ \| ([^|]*)\|$", DOC, re.MULTILINE)
+    kinds = [(kind, settings) for kind, settings in rows if kind in get_args(Kind)]
+    assert [kind for kind, _ in kinds] == list(get_args(Kind))
+    settings = {name for _, text in kinds for name in re.findall(r"`([a-z_]+)`", text)}
+    assert settings <= set(Fault.__dataclass_fields__)
+
+
+def test_examples_are_faults() -> None:
+    """What the page sends with curl is accepted."""
+    bodies = re.findall(r"curl -d (.*?) http", DOC)
+    assert [fault_from_json(json.loads(shlex.split(body)[0])).kind for body in bodies] == ["status", "late-commit"]
+
+
+def test_routes_are_whole() -> None:
+    """The control table has every route, and none that is not there."""
+    named = {
+        (method, path)
+        for method, paths in re.findall(r"^\| `(GET|POST|DELETE) (.*?)` \|", DOC, re.MULTILINE)
+        for path in re.findall(r"/[a-z]+", paths)
+    }
+    assert named == set(Control(Emulator(accounts={}))._routes)
