@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from s3nsync.cli_ns import Access, app, exit_code, shown
+from s3nsync.cli_ns import Access, _chunks, app, exit_code, shown
 from s3nsync.emulator import Emulator, Fault, running
-from s3nsync.errors import ConfigError, ConnectFailed, TargetCredentials, TargetMissing, TargetRefused
+from s3nsync.errors import ConfigError, ConnectFailed, S3nsyncError, TargetCredentials, TargetMissing, TargetRefused
 
 KEY = "the-s3cret-key"
 MTIME_S = 1_700_000_000
@@ -125,6 +125,17 @@ def test_put_declares_size_digest_and_time(ns: Shell, local_file: Path) -> None:
         ns("put", str(local_file), "/123456/a")
     sha256 = hashlib.sha256(b"hello").hexdigest()
     assert seen == [f"version=1&action=upload&sha256={sha256}&mtime={MTIME_S}&size=5"]
+
+
+async def test_a_file_that_changes_while_it_is_sent_keeps_its_announced_size(tmp_path: Path) -> None:
+    """What has grown is cut, so that the digest decides; what has shrunk is an error, never a clean end."""
+    file = written(tmp_path / "a", bytes(700_000))
+    with file.open("rb") as opened:
+        sent = [len(chunk) async for chunk in _chunks(opened, 600_000, lambda _: None)]
+        assert sum(sent) == 600_000
+        opened.seek(0)
+        with pytest.raises(S3nsyncError, match="shorter"):
+            _ = [chunk async for chunk in _chunks(opened, 700_001, lambda _: None)]
 
 
 def test_put_sends_stdin_of_unknown_size(ns: Shell) -> None:
@@ -342,6 +353,7 @@ def test_credentials_come_from_one_secret_or_from_three_names() -> None:
     assert KEY not in repr(Access("h", "u", KEY))
     loopback = {"NS_SECRET": secret, "NS_CA_FILE": "ca.pem", "NS_INSECURE_HTTP": "1"}
     assert Access.from_environment(loopback) == Access("h", "u", KEY, "ca.pem", insecure_http=True)
+    assert not Access.from_environment({"NS_SECRET": secret, "NS_INSECURE_HTTP": "0"}).insecure_http
 
 
 @pytest.mark.parametrize("secret", ["", "{", "[]", '"x"', '{"NS_KEY": 5}', '{"NS_KEY": "the-s3cret-key"}'])
