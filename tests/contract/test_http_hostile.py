@@ -127,10 +127,10 @@ async def test_a_get_after_a_head_uses_the_same_connection() -> None:
         assert server.accepted == 1
 
 
-@pytest.mark.parametrize("rest", [b"body", b"2\r\nab\r\n0\r\n\r\n", b"0\r\n\r\n"])
+@pytest.mark.parametrize("rest", [b"ok", b"2\r\nab\r\n0\r\n\r\n", b"0\r\n\r\n"])
 async def test_a_body_after_a_head_spoils_the_connection(rest: bytes) -> None:
     """A peer that sends a body for HEAD is not listened to again."""
-    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" if rest != b"body" else OK[:-2]
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" if rest != b"ok" else OK[:-2]
     async with client() as http, hostile(answering(raw + rest)) as server:
         assert await get(http, server.origin, method="HEAD") == b""
         assert _states(http) == (0, 0)
@@ -290,11 +290,13 @@ async def test_an_early_answer_ends_the_upload(which: int) -> None:
 async def test_an_answer_after_the_last_byte_is_not_early() -> None:
     """An answer that overtakes the end of the caller's iterator, but not its last byte, is an ordinary one."""
     answered = asyncio.Event()
+    states: list[tuple[int, int]] = []
 
     async def body() -> AsyncIterator[bytes]:
         yield b"all"
         await answered.wait()
         await asyncio.sleep(0.05)
+        states.append(_states(http))
 
     async def script(peer: Peer) -> None:
         await peer.head()
@@ -306,6 +308,7 @@ async def test_an_answer_after_the_last_byte_is_not_early() -> None:
     async with client() as http, hostile(script) as server:
         answer = await put(http, server.origin, body(), length=3)
         assert (answer.early, await answer.read()) == (False, b"ok")
+        assert states == [(0, 1)]
         assert _states(http) == (1, 0)
 
 
@@ -405,7 +408,7 @@ async def test_an_idle_connection_that_stirs_is_dropped(parting: bytes) -> None:
         else:
             await peer.rest()
 
-    async with client() as http, hostile(script) as server:
+    async with client(idle_s=60) as http, hostile(script) as server:
         assert await get(http, server.origin, method="POST") == b"ok"
         while _states(http) != (0, 0):
             await asyncio.sleep(0.01)
@@ -826,22 +829,62 @@ async def test_the_last_used_connection_is_used_first() -> None:
         assert served == [2, 2, 2]
 
 
-async def test_a_repeat_on_a_full_pool_evicts_an_idle_connection() -> None:
-    """The new connection of a repeated GET keeps to the limit."""
+async def test_a_repeat_does_not_try_another_idle_connection() -> None:
+    """Where one idle connection was stale the others are too: the repeat goes over a new one at once."""
+    made: list[int] = []
+
+    def headers() -> Sequence[Header]:
+        made.append(1)
+        return ()
 
     async def script(peer: Peer) -> None:
         await peer.head()
         await asyncio.sleep(0.02)
         await peer.send(OK)
         await peer.head()
+
+    async with client() as http, hostile(script) as server:
+        await asyncio.gather(get(http, server.origin), get(http, server.origin))
+        assert _states(http) == (2, 0)
+        answer = await http.send(server.origin, "GET", "/", headers=headers)
+        assert (await answer.read(), len(made), server.accepted) == (b"ok", 2, 3)
+
+
+async def test_a_repeat_keeps_to_the_limit() -> None:
+    """If the pool has filled up when a repeat's turn comes, its new connection takes the place of an idle one."""
+    open_then: list[int] = []
+    second_requests = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal second_requests
+        await peer.head()
         if peer.number > 2:
+            open_then.append(sum(_states(http)))
+            await asyncio.sleep(0.15)
+        await asyncio.sleep(0.02)
+        await peer.send(OK)
+        await peer.head()
+        second_requests += 1
+        if second_requests > 1:
+            await asyncio.sleep(0.05)
             await peer.send(OK)
+            await peer.rest()
 
     async with client(max_per_origin=2) as http, hostile(script) as server:
-        await asyncio.gather(get(http, server.origin), get(http, server.origin))
-        assert await get(http, server.origin) == b"ok"
-        assert sum(_states(http)) <= 2
-        assert server.accepted == 3
+        await asyncio.gather(*[get(http, server.origin) for _ in range(2)])
+        # One of these finds its connection dead, one is served late, one takes the slot of the dead connection.
+        assert await asyncio.gather(*[get(http, server.origin) for _ in range(3)]) == [b"ok"] * 3
+        assert server.accepted == 4
+        assert open_then == [2, 2]
+
+
+async def test_a_closing_connection_is_not_taken() -> None:
+    """A connection that is closing is passed over, even before the event loop has told us."""
+    async with client() as http, hostile(answering(OK)) as server:
+        await get(http, server.origin)
+        http._pools[server.origin].idle[0]._transport.abort()
+        assert await get(http, server.origin, method="POST") == b"ok"
+        assert server.accepted == 2
 
 
 async def test_closing_the_client() -> None:
