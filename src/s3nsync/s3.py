@@ -1,0 +1,415 @@
+"""Reading S3: one GET per object, every refusal told apart.
+
+An answer is either the object or a `Fault`, S3's own words about what was wrong; `error_of` turns a Fault into the
+error that says what it means here. Nothing that is not S3's own "no such key" counts as gone: a 404 without S3's error
+document (a proxy's, another service's) or for a missing bucket stops the route instead of deleting anything.
+
+A body broken on its way is read on from the same byte (see body.py): Range says from where, If-Match that it is still
+the same version. Requests are addressed virtual-hosted style at AWS, and path style at any other endpoint and for
+buckets with dots, which no wildcard certificate covers. They are signed by sigv4; x-amz headers are signed, the
+rest is not, so that a proxy on the way may touch it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import html
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from s3nsync.aws import CredentialSource
+from s3nsync.body import OpenObject
+from s3nsync.errors import (
+    BadAnswer,
+    BucketElsewhere,
+    BucketMissing,
+    SourceArchived,
+    SourceChanged,
+    SourceCredentials,
+    SourceError,
+    SourceForbidden,
+    SourceKeyDenied,
+    SourceUnavailable,
+)
+from s3nsync.http import Answer, Header, Headers, Http, Origin
+from s3nsync.model import Gone, ObjectRef, SourceInfo
+from s3nsync.pacing import Backoff
+from s3nsync.sigv4 import EMPTY_SHA256, Credentials, Signer, encode_path, encode_query
+
+ERROR_LIMIT_BYTES = 64 * 1024
+"""S3's error documents are below 2 KiB; a longer one is not S3's."""
+
+_CHECKSUM_MODE = ("x-amz-checksum-mode", "ENABLED")
+_IDENTITY = ("Accept-Encoding", "identity")
+_CHECKSUM_PREFIX = "x-amz-checksum-"
+_EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
+
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_BY_CODE: dict[str, type[SourceError]] = {
+    "NoSuchBucket": BucketMissing,
+    "InvalidObjectState": SourceArchived,
+    "PreconditionFailed": SourceChanged,
+    "PermanentRedirect": BucketElsewhere,
+    "IllegalLocationConstraintException": BucketElsewhere,
+    "InvalidAccessKeyId": SourceCredentials,
+    "SignatureDoesNotMatch": SourceCredentials,
+    "InvalidToken": SourceCredentials,
+    "InvalidSecurity": SourceCredentials,
+    "NotSignedUp": SourceCredentials,
+    "AuthorizationHeaderMalformed": SourceCredentials,
+    **dict.fromkeys(_EXPIRED, SourceCredentials),
+    "RequestTimeTooSkewed": SourceUnavailable,
+    "RequestTimeout": SourceUnavailable,
+    "SlowDown": SourceUnavailable,
+    "Throttling": SourceUnavailable,
+    "ThrottlingException": SourceUnavailable,
+    "KMS.ThrottlingException": SourceUnavailable,
+    "OperationAborted": SourceUnavailable,
+    "TemporaryRedirect": SourceUnavailable,
+}
+
+_BY_STATUS: dict[int, type[SourceError]] = {
+    301: BucketElsewhere,
+    307: SourceUnavailable,
+    403: SourceForbidden,
+    404: BucketMissing,
+    412: SourceChanged,
+    429: SourceUnavailable,
+}
+
+_HINTS = {
+    "RequestTimeTooSkewed": "the clock of this machine is off by more than 15 minutes: set it by NTP",
+    "NoSuchBucket": "check the bucket's name; nothing was deleted on NetStorage",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An answer that is not the object: S3's error document, as far as there was one (`code` is empty without).
+
+    `region` is the bucket's, where S3 told it and it is not ours.
+    """
+
+    status: int
+    code: str = ""
+    message: str = ""
+    region: str = ""
+    delete_marker: bool = False
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a bucket is: the origin to connect to and what stands before the key in the request path."""
+
+    origin: Origin
+    root: str
+
+
+def address_of(bucket: str, region: str, endpoint: str | None = None) -> Address:
+    """Say where `bucket` is reached: virtual-hosted style at AWS, path style at `endpoint` and for names with dots."""
+    if endpoint is not None:
+        return Address(Origin.parse(endpoint), f"/{encode_path(bucket)}/")
+    host = f"s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+    if "." in bucket:
+        return Address(Origin("https", host, 443), f"/{encode_path(bucket)}/")
+    return Address(Origin("https", f"{bucket}.{host}", 443), "/")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A request without a body; `signed` headers are covered by the signature, `unsigned` ones are not."""
+
+    origin: Origin
+    method: str
+    target: str
+    signed: Sequence[Header] = ()
+    unsigned: Sequence[Header] = ()
+
+
+class S3:
+    """The objects of any bucket in one region."""
+
+    def __init__(
+        self,
+        http: Http,
+        *,
+        region: str,
+        credentials: CredentialSource,
+        endpoint: str | None = None,
+        now_s: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        backoff: Backoff = Backoff(),  # noqa: B008  (a frozen value)
+    ) -> None:
+        """Read through `http`; `endpoint` is the URL of an S3 that is not AWS's, `now_s` the Unix time to sign with."""
+        self._http = http
+        self._region = region
+        self._credentials = credentials
+        self._endpoint = endpoint
+        self._now_s = now_s
+        self._sleep = sleep
+        self._backoff = backoff
+        self._addresses: dict[str, Address] = {}
+        self._signer: tuple[Credentials, Signer] | None = None
+
+    def __repr__(self) -> str:
+        """Show where objects are read from."""
+        return f"S3({self._region}{f', {self._endpoint}' if self._endpoint else ''})"
+
+    async def open(self, ref: ObjectRef) -> OpenObject | Gone:
+        """GET the object; Gone only when S3 itself says that there is no such key, or a delete marker on top.
+
+        Raises SourceError by what S3 said, TransportError when no answer came. Close what is returned.
+        """
+        answer = await self._exchange(self._asking("GET", ref, (_CHECKSUM_MODE,)))
+        if isinstance(answer, Fault):
+            gone = gone_of(answer)
+            if gone is not None:
+                return gone
+            raise error_of(answer, str(ref))
+        try:
+            info = info_of(answer.status, answer.headers, ref)
+        except BaseException:
+            await answer.aclose()
+            raise
+
+        async def reopen(offset: int) -> Answer:
+            return await self._open_from(ref, info, offset)
+
+        return OpenObject(ref, info, answer, reopen=reopen, sleep=self._sleep, backoff=self._backoff)
+
+    async def head(self, ref: ObjectRef) -> SourceInfo | None:
+        """Look at the object without its bytes; None when the answer is 404, which is a hint, never a proof of absence.
+
+        Raises SourceError by the status alone (such answers have no body), TransportError when no answer came.
+        """
+        answer = await self._exchange(self._asking("HEAD", ref, (_CHECKSUM_MODE,)))
+        if isinstance(answer, Fault):
+            if answer.status == 404:
+                return None
+            raise error_of(answer, str(ref))
+        async with answer:
+            return info_of(answer.status, answer.headers, ref)
+
+    async def probe(self, bucket: str) -> None:
+        """Check that the bucket exists, is in our region, and that we may list it; raises what is wrong.
+
+        Without s3:ListBucket S3 answers 403 for keys that do not exist, so deletes could not be told from refusals.
+        """
+        address = self._address(bucket)
+        target = f"{address.root.rstrip('/') or '/'}?{encode_query([('list-type', '2'), ('max-keys', '1')])}"
+        answer = await self._exchange(_Ask(address.origin, "GET", target))
+        if isinstance(answer, Fault):
+            raise _error_of_probe(answer, bucket)
+        async with answer:
+            page = await answer.read()
+        if b"<ListBucketResult" not in page:
+            raise BucketMissing(f"what answers for bucket {bucket} at {address.origin} is not S3")
+        region = answer.headers.get("x-amz-bucket-region", self._region)
+        if region != self._region:
+            raise error_of(Fault(301, "PermanentRedirect", region=region), f"bucket {bucket}")
+
+    async def _open_from(self, ref: ObjectRef, info: SourceInfo, offset: int) -> Answer:
+        """GET the rest of the same version; SourceChanged if it is no longer there."""
+        pinned = (("Range", f"bytes={offset}-"), ("If-Match", f'"{info.etag}"'))
+        answer = await self._exchange(self._asking("GET", ref, (), pinned))
+        if isinstance(answer, Fault):
+            if answer.status == 416 or gone_of(answer) is not None:
+                raise SourceChanged(f"{ref} was replaced or deleted while it was read")
+            raise error_of(answer, str(ref))
+        expected = f"bytes {offset}-{info.size_bytes - 1}/{info.size_bytes}"
+        found = answer.headers.get("content-range", "no range")
+        if answer.status != 206 or found != expected:
+            await answer.aclose()
+            raise BadAnswer(f"{ref}: asked for {expected}, got {answer.status} with {found}", sent=True)
+        return answer
+
+    def _asking(
+        self, method: str, ref: ObjectRef, signed: Sequence[Header] = (), unsigned: Sequence[Header] = ()
+    ) -> _Ask:
+        address = self._address(ref.bucket)
+        return _Ask(address.origin, method, address.root + encode_path(ref.key), signed, unsigned)
+
+    async def _exchange(self, ask: _Ask) -> Answer | Fault:
+        """Send, and if S3 calls our token expired send once more with a new one."""
+        credentials = await self._credentials.get()
+        found = await self._send(ask, credentials)
+        if isinstance(found, Fault) and _is_expiry(found, ask.method):
+            renewed = await self._credentials.renew(credentials)
+            if renewed != credentials:
+                found = await self._send(ask, renewed)
+        return found
+
+    async def _send(self, ask: _Ask, credentials: Credentials) -> Answer | Fault:
+        signer = self._signer_for(credentials)
+
+        def headers() -> list[Header]:
+            signed = signer.sign(
+                ask.method,
+                ask.target,
+                ask.origin.authority,
+                headers=ask.signed,
+                payload_sha256=EMPTY_SHA256,
+                now_s=self._now_s(),
+            )
+            return [*signed, _IDENTITY, *ask.unsigned]
+
+        answer = await self._http.send(ask.origin, ask.method, ask.target, headers=headers)
+        if answer.status in (200, 206):
+            return answer
+        async with answer:
+            return await _read_fault(answer, self._region)
+
+    def _signer_for(self, credentials: Credentials) -> Signer:
+        if self._signer is None or self._signer[0] != credentials:
+            self._signer = (credentials, Signer(credentials, region=self._region, service="s3"))
+        return self._signer[1]
+
+    def _address(self, bucket: str) -> Address:
+        address = self._addresses.get(bucket)
+        if address is None:
+            address = self._addresses[bucket] = address_of(bucket, self._region, self._endpoint)
+        return address
+
+
+# --- what an answer means --------------------------------------------------------------------------------------
+
+
+def gone_of(fault: Fault) -> Gone | None:
+    """Say whether S3 itself declared the object absent; for answers to a GET only."""
+    if fault.status != 404:
+        return None
+    if fault.delete_marker:
+        return Gone("delete-marker")
+    return Gone("no-such-key") if fault.code == "NoSuchKey" else None
+
+
+def error_of(fault: Fault, subject: str) -> SourceError:
+    """Turn S3's words about `subject` into the error that says what they mean."""
+    kind = _kind_of(fault)
+    said = f"{fault.code}: {fault.message}" if fault.code else "without an error document of S3's"
+    return kind(
+        f"S3 answered {fault.status} for {subject}, {said}",
+        hint=_hint_of(fault, kind),
+        status=fault.status,
+        retry_after_s=fault.retry_after_s,
+    )
+
+
+def _kind_of(fault: Fault) -> type[SourceError]:
+    if fault.code == "AuthorizationHeaderMalformed" and fault.region:
+        return BucketElsewhere
+    if fault.code in _BY_CODE:
+        return _BY_CODE[fault.code]
+    if fault.status >= 500:
+        return SourceUnavailable
+    if _is_about_the_key(fault):
+        return SourceKeyDenied
+    if fault.region and fault.status in (400, 301):
+        return BucketElsewhere
+    return _BY_STATUS.get(fault.status, SourceError)
+
+
+def _is_about_the_key(fault: Fault) -> bool:
+    if fault.code.startswith("KMS."):
+        return True
+    if fault.code == "AccessDenied":
+        return "kms:" in fault.message.lower()
+    return fault.code == "InvalidRequest" and "server side encryption" in fault.message.lower()
+
+
+def _hint_of(fault: Fault, kind: type[SourceError]) -> str | None:
+    if kind is BucketElsewhere and fault.region:
+        return f"set region to {fault.region}: the bucket is there"
+    if kind is SourceKeyDenied and fault.code == "InvalidRequest":
+        return "the object is encrypted with a key of its uploader's (SSE-C), which cannot be read here: exclude it"
+    return _HINTS.get(fault.code)
+
+
+def _error_of_probe(fault: Fault, bucket: str) -> SourceError:
+    error = error_of(fault, f"bucket {bucket}")
+    if isinstance(error, SourceForbidden):
+        error.hint = "grant s3:ListBucket on the bucket: without it, deleted objects cannot be told from forbidden ones"
+    return error
+
+
+def _is_expiry(fault: Fault, method: str) -> bool:
+    """Say whether the token may have expired; S3 says so with 400, and a HEAD's answer has no more than that."""
+    return fault.code in _EXPIRED or (method == "HEAD" and fault.status == 400)
+
+
+async def _read_fault(answer: Answer, our_region: str) -> Fault:
+    text = ""
+    with contextlib.suppress(BadAnswer):  # too long for S3: judged by its status alone
+        text = (await answer.read(ERROR_LIMIT_BYTES)).decode("utf-8", "replace")
+    headers = answer.headers
+    region = headers.get("x-amz-bucket-region") or _element(text, "Region")
+    return Fault(
+        status=answer.status,
+        code=_element(text, "Code"),
+        message=_element(text, "Message"),
+        region="" if region == our_region else region,
+        delete_marker=headers.get("x-amz-delete-marker", "").lower() == "true",
+        retry_after_s=_seconds(headers.get("retry-after")),
+    )
+
+
+def _element(text: str, name: str) -> str:
+    """Read one element of S3's flat error document, printable and at most 300 characters of it."""
+    found = re.search(rf"<{name}>([^<]*)</{name}>", text) if "<Error>" in text else None
+    return "" if found is None else "".join(filter(str.isprintable, html.unescape(found[1])))[:300]
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and text.isdecimal() else None
+
+
+def info_of(status: int, headers: Headers, ref: ObjectRef) -> SourceInfo:
+    """Read what the headers of a 200 say of the object; BadAnswer when size, ETag or date are missing."""
+    try:
+        size_bytes = int(headers["content-length"])
+        etag = headers["etag"].strip('"')
+        last_modified_s = int(parsedate_to_datetime(headers["last-modified"]).timestamp())
+    except (KeyError, ValueError) as error:
+        raise BadAnswer(f"{ref}: the {status} answer is not S3's: {error!r}", sent=True) from error
+    if status != 200:
+        raise BadAnswer(f"{ref}: asked for the whole object, got {status}", sent=True)
+    return SourceInfo(
+        size_bytes=size_bytes,
+        etag=etag,
+        last_modified_s=last_modified_s,
+        version_id=headers.get("x-amz-version-id"),
+        encryption=headers.get("x-amz-server-side-encryption"),
+        customer_key="x-amz-server-side-encryption-customer-algorithm" in headers,
+        checksums=_checksums(headers),
+        content_encoding=headers.get("content-encoding") or None,
+        storage_class=headers.get("x-amz-storage-class"),
+        metadata_mtime=headers.get("x-amz-meta-mtime"),
+    )
+
+
+def _checksums(headers: Headers) -> dict[str, str]:
+    """Collect the full-object digests; a COMPOSITE one (told by type or by its "-parts" ending) is of other digests."""
+    if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
+        return {}
+    found: dict[str, str] = {}
+    for name, value in headers.pairs:
+        lower = name.lower()
+        if lower.startswith(_CHECKSUM_PREFIX) and lower != "x-amz-checksum-type":
+            digest = _hex_of(value)
+            if digest:
+                found[lower.removeprefix(_CHECKSUM_PREFIX)] = digest
+    return found
+
+
+def _hex_of(value: str) -> str:
+    try:
+        return base64.b64decode(value, validate=True).hex()
+    except binascii.Error:
+        return ""
