@@ -13,6 +13,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 UV_COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header
 ARGS ?=
+export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
 .PHONY: help demo dev check test interop ci fix docs lambda lock clean

@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from s3nsync.model import Route
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -93,3 +95,27 @@ class ByteBudget:
             self._waiting.popleft()
             self.in_use_bytes += wanted
             turn.set_result(None)
+
+
+class DeleteBrake:
+    """Lets at most `per_minute` deletes through in any minute, for each route by itself.
+
+    An emptied bucket is more often an accident than a wish; the brake buys the time to notice.
+    """
+
+    def __init__(self, per_minute: int, clock_s: Callable[[], float]) -> None:
+        """Start with nothing counted; `clock_s` is monotonic."""
+        self._per_minute = per_minute
+        self._clock_s = clock_s
+        self._passed: dict[Route, deque[float]] = {}
+
+    def wait_s(self, route: Route) -> float:
+        """Count one more delete and give 0, or give the seconds until another may pass."""
+        now_s = self._clock_s()
+        passed = self._passed.setdefault(route, deque())
+        while passed and passed[0] <= now_s - 60.0:
+            passed.popleft()
+        if len(passed) >= self._per_minute:
+            return passed[0] + 60.0 - now_s
+        passed.append(now_s)
+        return 0.0

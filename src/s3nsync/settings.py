@@ -39,6 +39,7 @@ OTHER_VARIABLES: Mapping[str, str] = {
     "S3NSYNC_DEBUG": "1 shows tracebacks with errors",
     "S3NSYNC_FAILURE_QUEUE_URL": "read by the Lambda only",
     "S3NSYNC_INTEROP": "read by the test suite only",
+    "S3NSYNC_MINISTACK": "path of the ministack program, for the commands `demo` and `dev`",
     "BUCKET": "with CPCODE: one route, the whole bucket into the root of the CP code",
     "CPCODE": "see BUCKET",
     "NS_SECRET": "account `default` as JSON: NS_HOSTNAME, NS_USER and NS_KEY",

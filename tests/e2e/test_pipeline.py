@@ -1,0 +1,381 @@
+"""The real command on the real parts: S3, Lambda and SQS by ministack, NetStorage by the emulator over TLS.
+
+One stage serves the whole file; each test starts its own worker process, and puts its own keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from s3nsync.demo import differing
+from s3nsync.dev import BUCKET, CPCODE, DIRECTORY, Stage, find_ministack, stage
+from s3nsync.emulator import Fault
+from s3nsync.errors import ConfigError
+from s3nsync.events import decode_burial
+
+pytestmark = pytest.mark.slow
+
+S3NSYNC = (sys.executable, "-m", "s3nsync")
+ROOT = f"/{CPCODE}/{DIRECTORY}/"
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Stage]:
+    """Run the stage in a thread with a loop of its own."""
+    try:
+        find_ministack(os.environ)
+    except ConfigError:
+        here = Path(__file__).parents[2] / ".venv-ministack/bin/ministack"
+        if not here.exists():
+            pytest.skip("ministack is not installed: `make test` sets it up")
+        os.environ["S3NSYNC_MINISTACK"] = str(here)
+    ready: list[Stage] = []
+    failed: list[BaseException] = []
+    stop = threading.Event()
+
+    async def keep() -> None:
+        async with stage() as made:
+            ready.append(made)
+            await asyncio.to_thread(stop.wait)
+
+    def run() -> None:
+        try:
+            asyncio.run(keep())
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        _until(lambda: bool(ready or failed), 60)
+        if failed:
+            raise failed[0]
+        yield ready[0]
+    finally:
+        stop.set()
+        thread.join(30)
+
+
+def _until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.05)
+
+
+class Process:
+    """A running `s3nsync`, its log collected as it comes."""
+
+    def __init__(self, verb: str, env: Mapping[str, str], cwd: Path) -> None:
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "NS_", "S3NSYNC"))
+        }
+        self.popen = subprocess.Popen(
+            [*S3NSYNC, *verb.split()],
+            env={**inherited, **env},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        self.out: list[str] = []
+        assert self.popen.stderr is not None
+        assert self.popen.stdout is not None
+        self._readers = [
+            threading.Thread(target=self.log.extend, args=(self.popen.stderr,)),
+            threading.Thread(target=self.out.extend, args=(self.popen.stdout,)),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def wait(self, within_s: float = 40.0) -> int:
+        code = self.popen.wait(within_s)
+        for reader in self._readers:
+            reader.join(5)
+        for pipe in (self.popen.stdout, self.popen.stderr):
+            assert pipe is not None
+            pipe.close()
+        return code
+
+    @property
+    def text(self) -> str:
+        return "".join(self.log)
+
+    def changes(self) -> list[dict[str, object]]:
+        lines = [json.loads(line) for line in list(self.log) if line.startswith("{")]
+        return [line for line in lines if line.get("event") == "change"]
+
+
+@contextmanager
+def worker(scene: Stage, folder: Path, verb: str = "run", **env: str) -> Iterator[Process]:
+    """Start the command, end it, and see that it gave no secret away."""
+    process = Process(verb, {**_env(scene, folder), **env}, folder)
+    try:
+        yield process
+    finally:
+        if process.popen.poll() is None:
+            process.popen.terminate()
+        try:
+            process.wait()
+        finally:
+            if process.popen.poll() is None:
+                process.popen.kill()
+        assert scene.key not in process.text + "".join(process.out)
+
+
+def _env(scene: Stage, folder: Path) -> dict[str, str]:
+    settings = folder / "s3nsync.toml"
+    if not settings.exists():
+        settings.write_text(f'[accounts.default]\nca_file = "{scene.ca_file}"\n')
+    env = {name: value for name, value in scene.env.items() if name != "NS_CA_FILE"}
+    return {
+        **env,
+        "AWS_ACCESS_KEY_ID": "demo",
+        "AWS_SECRET_ACCESS_KEY": "demo-secret-key",
+        "S3NSYNC_WORKER_LEASE_S": "12",
+        "S3NSYNC_WORKER_GRACE_S": "5",
+    }
+
+
+def _put(scene: Stage, key: str, body: bytes = b"x", **more: str) -> None:
+    scene.aws.s3.put_object(Bucket=BUCKET, Key=key, Body=body, **more)  # type: ignore[arg-type]
+
+
+def _has(scene: Stage, *keys: str) -> bool:
+    stored = scene.emulator.snapshot()
+    return all(ROOT + key in stored for key in keys)
+
+
+def _depth(scene: Stage, name: str) -> int:
+    names = ("", "NotVisible", "Delayed")
+    wanted = [f"ApproximateNumberOfMessages{name}" for name in names]
+    found = scene.aws.sqs.get_queue_attributes(QueueUrl=scene.queues[name], AttributeNames=wanted)["Attributes"]  # type: ignore[arg-type]
+    return sum(int(each) for each in found.values())
+
+
+def test_put_overwrite_and_delete_arrive_and_sigterm_leaves_cleanly(scene: Stage, tmp_path: Path) -> None:
+    """The whole path, and exit code 0 after SIGTERM."""
+    with worker(scene, tmp_path) as process:
+        _put(scene, "life/a b+c.txt", b"one")
+        _until(lambda: _has(scene, "life/a b+c.txt"))
+        _put(scene, "life/a b+c.txt", b"two two")
+        _until(lambda: scene.emulator.snapshot()[ROOT + "life/a b+c.txt"].read() == b"two two")
+        scene.aws.s3.delete_object(Bucket=BUCKET, Key="life/a b+c.txt")
+        _until(lambda: not _has(scene, "life/a b+c.txt"))
+        _until(lambda: len(process.changes()) >= 3)
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert [each["outcome"] for each in process.changes()] == ["copied", "copied", "deleted"]
+    assert all(each["attempt"] == 1 and isinstance(each["lag_s"], float) for each in process.changes())
+
+
+def test_a_worker_killed_at_any_moment_loses_nothing(scene: Stage, tmp_path: Path) -> None:
+    """Kill -9 in the middle, three times; the fourth worker finishes and both sides are equal (G5)."""
+    slow = Fault(kind="slow", action="upload", path="*/kill/*", delay_s=0.15)
+    scene.emulator.inject(slow)
+    keys = [f"kill/{number:02}" for number in range(30)]
+    for key in keys:
+        _put(scene, key, key.encode() * 50)
+    for _ in range(3):
+        before = len([path for path in scene.emulator.snapshot() if "/kill/" in path])
+        with worker(scene, tmp_path, S3NSYNC_WORKER_MAX_IN_FLIGHT="4") as process:
+            _until(lambda before=before: len([p for p in scene.emulator.snapshot() if "/kill/" in p]) >= before + 3)  # type: ignore[misc]
+            process.popen.kill()
+    scene.emulator.clear_faults()
+    with worker(scene, tmp_path):
+        _until(lambda: _has(scene, *keys), 60)
+        _until(lambda: not any(_depth(scene, name) for name in ("live", "check")), 60)
+    assert differing(scene) == []
+
+
+def test_a_drain_gives_back_what_cannot_finish(scene: Stage, tmp_path: Path) -> None:
+    """SIGTERM with an upload that hangs: the worker leaves in time, and another one does the work."""
+    scene.emulator.inject(Fault(kind="stall", action="upload", path="*/hang.bin", times=1))
+    _put(scene, "hang.bin", b"hello")
+    with worker(scene, tmp_path, S3NSYNC_WORKER_DRAIN_S="1") as process:
+        _until(lambda: scene.emulator.injected().get("stall", 0) > 0)
+        started_s = time.monotonic()
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert time.monotonic() - started_s < 8
+    scene.emulator.clear_faults()
+    with worker(scene, tmp_path):
+        _until(lambda: _has(scene, "hang.bin"), 40)
+
+
+def test_a_clock_off_by_two_minutes_is_learned_with_one_warning(scene: Stage, tmp_path: Path) -> None:
+    """The offset comes from NetStorage's own Date, and work goes on."""
+    scene.emulator.inject(Fault(kind="skew", skew_s=120))
+    try:
+        with worker(scene, tmp_path) as process:
+            for number in range(5):
+                _put(scene, f"clock/{number}")
+            _until(lambda: _has(scene, *(f"clock/{number}" for number in range(5))))
+    finally:
+        scene.emulator.clear_faults()
+    assert process.text.count("clock is off") == 1
+    assert "Traceback" not in process.text
+
+
+def test_what_cannot_be_replicated_is_buried_or_set_aside_and_the_rest_goes_on(scene: Stage, tmp_path: Path) -> None:
+    """A poison message, a forbidden key and an archived object harm nobody and are all told."""
+    scene.aws.sqs.send_message(
+        QueueUrl=scene.queues["live"], MessageBody="poison {", MessageGroupId="x", MessageDeduplicationId="x"
+    )
+    _put(scene, "bad/../../key")
+    _put(scene, "cold.bin", b"frozen", StorageClass="GLACIER")
+    _put(scene, "fine.txt")
+    with worker(scene, tmp_path) as process:
+        _until(lambda: _has(scene, "fine.txt") and len(process.changes()) >= 3)
+        _until(lambda: not _depth(scene, "live"))
+    outcomes = {str(each["key"]): each for each in process.changes()}
+    assert outcomes["bad/../../key"]["outcome"] == "rejected"
+    assert outcomes["bad/../../key"]["hint"]
+    assert outcomes["cold.bin"]["outcome"] in {"set_aside", "copied"}
+    answer = scene.aws.sqs.receive_message(QueueUrl=scene.queues["dead"], MaxNumberOfMessages=10)
+    burials = [decode_burial(message["Body"]) for message in answer["Messages"]]
+    assert {
+        burial.body if burial and burial.ref is None else burial and burial.ref and burial.ref.key for burial in burials
+    } == {
+        "poison {",
+        "bad/../../key",
+    }
+    scene.aws.s3.delete_object(Bucket=BUCKET, Key="cold.bin")
+    with worker(scene, tmp_path):
+        _until(lambda: not _has(scene, "cold.bin"))
+
+
+def test_drain_ends_by_itself_and_sums_up(scene: Stage, tmp_path: Path) -> None:
+    """The `drain` verb empties the queues and leaves."""
+    for number in range(12):
+        _put(scene, f"drained/{number}")
+    _until(lambda: _depth(scene, "live") >= 12)
+    with worker(scene, tmp_path, "drain --json") as process:
+        assert process.wait() == 0
+    summary = json.loads(process.out[-1])
+    assert summary["type"] == "summary"
+    assert summary["copied"] == 12
+    assert _has(scene, *(f"drained/{number}" for number in range(12)))
+
+
+def test_the_names_of_the_proof_of_concept_keep_working(scene: Stage, tmp_path: Path) -> None:
+    """QUEUE_URL, BUCKET, REGION, CPCODE and NS_SECRET, with the two queues that safety needs."""
+    env = _env(scene, tmp_path)
+    for name in ("S3NSYNC_LIVE_QUEUE_URL", "S3NSYNC_ROUTES", "S3NSYNC_REGION"):
+        del env[name]
+    env |= {"QUEUE_URL": scene.queues["live"], "BUCKET": BUCKET, "REGION": "us-east-1", "CPCODE": CPCODE}
+    process = Process("run", env, tmp_path)
+    try:
+        _put(scene, "poc.txt", b"as before")
+        _until(lambda: f"/{CPCODE}/poc.txt" in scene.emulator.snapshot())
+        scene.aws.s3.delete_object(Bucket=BUCKET, Key="poc.txt")
+        _until(lambda: f"/{CPCODE}/poc.txt" not in scene.emulator.snapshot())
+    finally:
+        process.popen.terminate()
+        assert process.wait() == 0
+
+
+def _wrong_secret(env: dict[str, str], _: Path) -> None:
+    env["NS_SECRET"] = json.dumps({**json.loads(env["NS_SECRET"]), "NS_KEY": "wrong-key-0123456789"})
+
+
+def _wrong_host(env: dict[str, str], _: Path) -> None:
+    env["NS_SECRET"] = json.dumps({**json.loads(env["NS_SECRET"]), "NS_HOSTNAME": "localhost:9"})
+
+
+def _half_a_secret(env: dict[str, str], _: Path) -> None:
+    env["NS_SECRET"] = json.dumps({"NS_HOSTNAME": "example-nsu.akamaihd.net", "NS_USER": "u"})
+
+
+def _missing_queue(env: dict[str, str], _: Path) -> None:
+    env["S3NSYNC_LIVE_QUEUE_URL"] = env["S3NSYNC_LIVE_QUEUE_URL"].replace("live", "nowhere")
+
+
+def _no_queue(env: dict[str, str], _: Path) -> None:
+    del env["S3NSYNC_LIVE_QUEUE_URL"]
+
+
+def _missing_bucket(env: dict[str, str], _: Path) -> None:
+    env["S3NSYNC_ROUTES"] = json.dumps([{"bucket": "no-such-bucket", "cpcode": CPCODE}])
+
+
+def _unknown_key(env: dict[str, str], folder: Path) -> None:
+    del env["S3NSYNC_WORKER_LEASE_S"]
+    (folder / "s3nsync.toml").write_text("[worker]\nleases_s = 300\n")
+
+
+def _not_toml(_: dict[str, str], folder: Path) -> None:
+    (folder / "s3nsync.toml").write_text("worker = {")
+
+
+def _unreadable(env: dict[str, str], folder: Path) -> None:
+    env["S3NSYNC_CONFIG"] = str(folder / "nowhere.toml")
+
+
+def _untrusted(_: dict[str, str], folder: Path) -> None:
+    (folder / "s3nsync.toml").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "says"),
+    [
+        (_wrong_secret, 3, "NS_KEY"),
+        (_wrong_host, 3, "localhost:9"),
+        (_half_a_secret, 2, "NS_KEY"),
+        (_missing_queue, 3, "nowhere"),
+        (_no_queue, 2, "QUEUE_URL"),
+        (_missing_bucket, 3, "no-such-bucket"),
+        (_unknown_key, 2, "did you mean lease_s"),
+        (_not_toml, 2, "s3nsync.toml"),
+        (_unreadable, 2, "nowhere.toml"),
+        (_untrusted, 3, "certificate"),
+    ],
+)
+def test_bad_settings_are_one_clear_message_and_a_documented_exit_code(
+    scene: Stage,
+    tmp_path: Path,
+    spoil: Callable[[dict[str, str], Path], None],
+    code: int,
+    says: str,
+) -> None:
+    """What is wrong, what to do, no traceback, no secret, before any work is taken."""
+    env = _env(scene, tmp_path)
+    spoil(env, tmp_path)
+    process = Process("run", env, tmp_path)
+    assert process.wait() == code, process.text
+    assert says in process.text
+    assert process.text.count("error: ") == 1
+    assert "hint: " in process.text
+    assert "Traceback" not in process.text
+    assert scene.key not in process.text
+    assert "wrong-key" not in process.text
+
+
+def test_the_demo_proves_both_sides_identical(tmp_path: Path, scene: Stage) -> None:
+    """`s3nsync demo --json` ends with its summary and exit code 0."""
+    done = subprocess.run(
+        [*S3NSYNC, "demo", "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    summary = lines[-1]
+    assert summary["type"] == "summary"
+    assert (summary["created"], summary["overwritten"], summary["deleted"], summary["buried"]) == (34, 8, 7, 1)
+    assert summary["identical"] is True
+    assert summary["faults"] == {"status": 1, "reset": 1}
+    assert {line["key"]: line["proof"] for line in lines[:-1]}["film/master 4K.mov"] == "sha256 at end"
+    assert scene.key not in done.stdout
