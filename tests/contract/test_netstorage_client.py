@@ -123,6 +123,7 @@ class Peer:
     script: list[Step] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     port: int = 0
+    server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
@@ -133,7 +134,7 @@ class Peer:
     @contextlib.asynccontextmanager
     async def serving(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
         """Listen on a free loopback port for the length of the block."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=tls)
+        self.server = server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -209,6 +210,7 @@ class Rig:
     now_s: float = NOW_S
     sleeps: list[float] = field(default_factory=list)
     skews: list[float] = field(default_factory=list)
+    before_retry: Callable[[], None] = lambda: None
 
     @contextlib.asynccontextmanager
     async def client(self, *, progress_s: float = 10.0, port: int | None = None) -> AsyncIterator[NetStorage]:
@@ -217,6 +219,7 @@ class Rig:
 
         async def sleep(seconds: float) -> None:
             self.sleeps.append(seconds)
+            self.before_retry()
 
         account = Account("127.0.0.1", "user", KEY, "http", self.peer.port if port is None else port)
         async with Http(timeouts=Timeouts(connect_s=5, progress_s=progress_s)) as http:
@@ -318,6 +321,8 @@ async def test_a_body_shorter_than_promised_never_ends_cleanly() -> None:
             await netstorage.upload("/1/a", stream(b"ab"), size=3)
         with pytest.raises(ValueError, match="2 of 3 bytes"):
             await netstorage.upload("/1/a", stream(b"ab"), size=3, at_end=lambda: AtEnd("dd", 9))
+        with pytest.raises(ValueError, match="2 bytes where 3"):
+            await netstorage.upload("/1/a", b"ab", size=3)
     assert [request.whole for request in r.peer.requests] == [False, False]
 
 
@@ -483,6 +488,16 @@ async def test_a_write_that_never_gets_an_answer_ends_in_doubt() -> None:
     assert len(r.peer.requests) == 3
 
 
+async def test_a_lost_answer_stays_in_doubt_when_the_server_goes_away() -> None:
+    """That nothing of the last try was sent does not settle the first."""
+    async with rig("reset") as (netstorage, r):
+        assert r.peer.server is not None
+        r.before_retry = r.peer.server.close
+        with pytest.raises(ConnectFailed) as caught:
+            await netstorage.delete("/1/a")
+    assert caught.value.ambiguous
+
+
 async def test_a_refusal_after_a_lost_answer_is_still_in_doubt() -> None:
     """The second try's answer says nothing about the first."""
     async with rig("reset", Reply(429)) as (netstorage, _):
@@ -536,6 +551,12 @@ async def test_a_certificate_that_is_not_trusted_ends_it_at_once() -> None:
             async with open_netstorage(f"localhost:{peer.port}", "user", KEY, ca_file=ca_file) as netstorage:
                 assert await netstorage.delete("/1/a") == Removed(existed=True)
     assert peer.actions == ["delete"]
+
+
+async def test_a_long_answer_to_a_write_holds_no_connection() -> None:
+    """The status is all that counts; its text is not read, and the connection is not kept for it."""
+    async with rig(Reply(200, bytes(4 << 20))) as (netstorage, _):
+        assert await netstorage.delete("/1/a") == Removed(existed=True)
 
 
 async def test_any_2xx_is_success() -> None:
@@ -813,6 +834,14 @@ async def test_below_walks_where_there_is_no_list() -> None:
     async with rig(Reply(404)) as (netstorage, _):
         with pytest.raises(TargetMissing):
             await paths(netstorage.walk("/1"))
+
+
+async def test_a_list_refused_half_way_is_not_begun_again_by_walking() -> None:
+    """What was given already would be given twice."""
+    async with rig(xml("1/a", root="list", resume="/1/b"), Reply(400)) as (netstorage, r):
+        with pytest.raises(TargetRefused):
+            await paths(netstorage.below("/1"))
+    assert r.peer.actions == ["list", "list"]
 
 
 async def test_below_lists_where_it_can() -> None:

@@ -90,16 +90,19 @@ class NetStorage:
                 msg = "at_end goes with a stream, and takes the place of mtime_s, digests and index_zip"
                 raise ValueError(msg)
             return await self._upload_at_end(path, Stream(body), size, at_end, guard)
-        if isinstance(body, bytes):
+        payload = body if isinstance(body, bytes) else Stream(body)
+        if isinstance(payload, bytes):
+            if size not in {None, len(payload)}:
+                msg = f"upload {path}: the body has {len(payload)} bytes where {size} were announced"
+                raise ValueError(msg)
             # The zip that index_zip stores differs from what is sent, so no size can be declared for it.
-            size = None if index_zip else len(body)
-            options = wire.upload_options(size=size, mtime_s=mtime_s, digests=digests, index_zip=index_zip)
-            repeated = await self._caller.write(Call("PUT", "upload", path, options, body=body, guard=guard))
-            return Uploaded(len(body), repeated)
+            size = None if index_zip else len(payload)
         options = wire.upload_options(size=size, mtime_s=mtime_s, digests=digests, index_zip=index_zip)
-        stream = Stream(body)
-        repeated = await self._caller.write(Call("PUT", "upload", path, options, body=stream, length=size, guard=guard))
-        return Uploaded(stream.size_bytes, repeated)
+        length = None if isinstance(payload, bytes) else size
+        repeated = await self._caller.write(
+            Call("PUT", "upload", path, options, body=payload, length=length, guard=guard)
+        )
+        return Uploaded(len(payload) if isinstance(payload, bytes) else payload.size_bytes, repeated)
 
     async def _upload_at_end(
         self, path: str, stream: Stream, size: int | None, at_end: Callable[[], AtEnd], guard: Callable[[], None]
