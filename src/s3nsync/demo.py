@@ -27,7 +27,8 @@ from s3nsync.dev import BUCKET, CPCODE, DIRECTORY, REGION, Stage, stage
 from s3nsync.emulator import Fault
 from s3nsync.errors import S3nsyncError
 from s3nsync.events import Burial, decode_burial
-from s3nsync.model import Copied, Rejected
+from s3nsync.figures import outcome_name
+from s3nsync.model import Copied, Retry
 from s3nsync.sigv4 import Credentials
 from s3nsync.worker import Report
 
@@ -47,7 +48,7 @@ ODD_NAMES = (
     "names/ünïcödé/日本語/ファイル.txt",
     "names/emoji 🎬.txt",
     "names/'quotes' \"and\" <tags>.xml",
-    "deep/" + "/".join("abcdefghijklmnop") + "/bottom.txt",
+    "deep/" + "/".join("abcdefghij") + "/bottom.txt",
 )
 CONVERGE_WITHIN_S = 60.0
 POLL_S = 0.2
@@ -91,16 +92,17 @@ class Story:
         if line is None or report.queue != "live":
             return
         line.attempts = max(line.attempts, report.attempt)
-        line.outcome = type(report.outcome).__name__.lower() if report.outcome is not None else "lease lost"
-        if isinstance(report.outcome, Copied):
-            line.proof = report.outcome.proof
-        if isinstance(report.outcome, Rejected):
-            line.note = report.outcome.reason
-        elif report.verb == "ack":
+        line.outcome = "buried" if report.verb == "bury" else outcome_name(report.outcome)
+        match report.outcome:
+            case Copied(proof=proof):
+                line.proof = proof
+            case Retry(reason=reason):
+                line.note = f"{reason.partition(':')[0]} at first"
+        if report.verb == "ack":
             line.lag_s = max(0.0, time.time() - self.written_s[key])
             self.lags_s.append(line.lag_s)
-        else:
-            line.note = f"{line.outcome}, then done"
+            if report.ambiguous:
+                line.note = "answer lost: sent again, checked later"
 
 
 class LoopbackCredentials:
@@ -380,7 +382,8 @@ async def _first(*waits: Coroutine[object, object, object]) -> None:
 
 
 def _how_to(scene: Stage) -> str:
-    aws = f"AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo aws --region {REGION} --endpoint-url {scene.aws.endpoint_url}"
+    keys = "AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo"
+    aws = f"{keys} aws --region {REGION} --endpoint-url {scene.aws.endpoint_url}"
     exports = " ".join(f"{name}='{value}'" for name, value in scene.netstorage_env.items())
     return f"""
 S3, SQS, Lambda   {scene.aws.endpoint_url}
