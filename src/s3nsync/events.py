@@ -118,7 +118,7 @@ def _open(node: object, depth: int) -> Iterator[_Finding]:
 
 def _open_text(text: str | bytes, depth: int) -> Iterator[_Finding]:
     try:
-        node = json.loads(text if isinstance(text, str) else text.decode(), parse_constant=_refuse_constant)
+        node = _JSON_READER.decode(text if isinstance(text, str) else text.decode())
     except UnicodeDecodeError as error:
         yield _Fault(f"not UTF-8 (byte {error.start} of {len(text)})")
     except RecursionError:
@@ -133,6 +133,11 @@ def _open_text(text: str | bytes, depth: int) -> Iterator[_Finding]:
 def _refuse_constant(name: str) -> NoReturn:
     """Refuse NaN and the infinities, which Python reads and JSON does not know."""
     raise ValueError(name)
+
+
+# Made once: json.loads and json.dumps build a new one on each call that has options, which costs more than the work.
+_JSON_READER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+_JSON_WRITER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def _open_object(node: Mapping[str, object], depth: int) -> Iterator[_Finding]:
@@ -323,8 +328,10 @@ def _ref(bucket: object, key: object) -> ObjectRef:
     for what, value in (("bucket name", bucket), ("object key", key)):
         if not isinstance(value, str) or not value:
             raise _UnreadableError(f"no {what}")
-        if any("\ud800" <= char <= "\udfff" for char in value):
-            raise _UnreadableError(f"the {what} is not Unicode text (it holds half a surrogate pair)")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _UnreadableError(f"the {what} is not Unicode text (it holds half a surrogate pair)") from None
     return ObjectRef(str(bucket), str(key))
 
 
@@ -341,6 +348,8 @@ def _form_decoded(key: object) -> object:
 # --- our own queue bodies --------------------------------------------------------------------------------------
 
 
+_KINDS: Final[tuple[object, ...]] = get_args(Kind)
+_DIALECTS: Final[tuple[object, ...]] = get_args(Dialect)
 _DEFAULTS: Final = {each.name: each.default for each in fields(Change) if each.name not in {"ref", "kind", "dialect"}}
 """The hints of a Change: they travel only where they say something."""
 
@@ -364,7 +373,7 @@ def _own(node: Mapping[str, object]) -> Change:
             "update it before what feeds the queue"
         )
     kind, dialect = node.get("kind"), node.get("dialect")
-    if kind not in get_args(Kind) or dialect not in get_args(Dialect):
+    if kind not in _KINDS or dialect not in _DIALECTS:
         raise _UnreadableError(f"a queue body of kind {_short(kind)} and dialect {_short(dialect)}")
     return Change(
         _ref(node.get("bucket"), node.get("key")),
@@ -486,7 +495,7 @@ def encode_burial(burial: Burial) -> str:
 def decode_burial(text: str) -> Burial | None:
     """Read a dead-letter body that `encode_burial` wrote; None for any other (SQS's own redrive moves bodies raw)."""
     try:
-        node = json.loads(text)
+        node = _JSON_READER.decode(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(node, Mapping) or node.get(_BURIAL_MARK) != OWN_VERSION or not isinstance(node.get("body"), str):
@@ -543,13 +552,13 @@ def _count(node: object, *path: str) -> int | None:
 
 
 def _seconds(node: object, *path: str) -> float:
-    """Read a time, else 0."""
+    """Read a time in Unix seconds, else 0; what no clock could have said is none."""
     value = _at(node, *path)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12 else 0.0
 
 
 def _compact(node: object) -> str:
-    return json.dumps(node, separators=(",", ":"), allow_nan=False)
+    return _JSON_WRITER.encode(node)
 
 
 def _digest(text: str) -> str:

@@ -121,6 +121,7 @@ def test_raw_keys_stay_as_they_are(key: str) -> None:
         ("", "not JSON (at character 0 of 0)"),
         ("{", "not JSON"),
         ("NaN", "not JSON"),
+        ('{"s3nsync":1,"size":Infinity}', "not JSON"),
         ('{"a":' + "9" * 5000 + "}", "not JSON (in a number"),
         ("[" * 200_000, "nested too deeply"),
         (b"\xff{}", "not UTF-8 (byte 0"),
@@ -414,6 +415,22 @@ def test_burials_of_one_key_share_its_group() -> None:
 def test_what_is_no_burial_is_none(text: str) -> None:
     """A body that SQS's redrive policy moved as it was has no reason recorded, and that is no error."""
     assert events.decode_burial(text) is None
+
+
+@pytest.mark.parametrize("time", ["1e999", "-1.5", "true", '"x"', "null"])
+def test_a_burial_with_senseless_times_can_be_buried_again(time: str) -> None:
+    """Whatever a burial's figures are, the entry can be read, and written again."""
+    text = f'{{"s3nsync-burial":1,"first_attempt_s":{time},"last_attempt_s":{time},"attempts":{time},"body":"x"}}'
+    found = events.decode_burial(text)
+    assert found == Burial(None, "", "", 0.0, 0.0, 0, "", "x")
+    assert events.decode_burial(events.encode_burial(replace(found, body=text))) == found
+
+
+def test_a_time_too_great_for_a_float_is_none() -> None:
+    """JSON's whole numbers have no end, floats have."""
+    found = events.decode_burial('{"s3nsync-burial":1,"first_attempt_s":1' + "0" * 400 + ',"body":"x"}')
+    assert found is not None
+    assert found.first_attempt_s == 0.0
 
 
 def test_a_body_does_not_show_in_reprs() -> None:
