@@ -402,6 +402,7 @@ async def test_an_idle_connection_that_stirs_is_dropped(parting: bytes) -> None:
         await peer.head()
         await peer.send(OK)
         if peer.number == 1:
+            await asyncio.sleep(0.03)
             await peer.send(parting)
             if parting:
                 await peer.rest()
@@ -723,6 +724,7 @@ def _raising() -> Sequence[Header]:
         (lambda: stream(b"abc", b"de"), 4, None, ValueError),
         (lambda: stream(b"abc"), None, _raising, Broken),
         (lambda: stream(b"abc"), None, lambda: [("a", "\n")], ValueError),
+        (lambda: stream(b"abc"), None, lambda: [("a b", "")], ValueError),
     ],
 )
 async def test_a_body_that_fails_never_ends_cleanly(
@@ -750,6 +752,27 @@ async def test_a_body_that_fails_never_ends_cleanly(
         while not received:
             await asyncio.sleep(0.01)
     assert received[0] in ((b"abc", b"") if length else (b"3\r\nabc\r\n", b""))
+
+
+async def test_a_break_during_an_upload_stops_asking_the_iterator() -> None:
+    """Once the connection is gone the caller's iterator is left alone, and the loss is told."""
+    given = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal given
+        while given < 100:
+            given += 1
+            yield b"x"
+            await asyncio.sleep(0.005)
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.exactly(1)
+
+    async with client() as http, hostile(script) as server:
+        with pytest.raises(ConnectionLost, match="before any answer"):
+            await put(http, server.origin, body(), length=100)
+        assert given < 50
 
 
 async def test_headers_that_raise_cost_nothing() -> None:

@@ -89,6 +89,7 @@ def test_any_cut_of_an_answer_parses_the_same(case: tuple[str, bytes, bytes], in
     whole = asyncio.run(_parse(method, [raw]))
     assert asyncio.run(_parse(method, _cut(raw, points))) == whole
     assert whole[3:] == (body, True)
+    assert "Link" not in dict(whole[2])
 
 
 @pytest.mark.parametrize(
