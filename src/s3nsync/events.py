@@ -82,15 +82,20 @@ def decode(body: str | bytes | Mapping[str, object]) -> Decoded:
     Takes JSON text, its UTF-8 bytes, or the parsed object that Lambda hands over. Raises UndecodableEvent when nothing
     in the body could be understood; the message names fields and kinds, never values that may be secret.
     """
+    decoded = survey(body)
+    if decoded.undecodable and not decoded.changes and not decoded.ignored:
+        raise UndecodableEvent(summary(decoded.undecodable))
+    return decoded
+
+
+def survey(body: str | bytes | Mapping[str, object]) -> Decoded:
+    """Read as `decode` does, but give the hopeless body as a value too: it never raises."""
     found = list(_open(body, 0))
-    decoded = Decoded(
+    return Decoded(
         changes=tuple(each for each in found if isinstance(each, Change)),
         ignored=tuple(each.name for each in found if isinstance(each, _Ignored)),
         undecodable=tuple(each.why for each in found if isinstance(each, _Fault)),
     )
-    if decoded.undecodable and not decoded.changes and not decoded.ignored:
-        raise UndecodableEvent(summary(decoded.undecodable))
-    return decoded
 
 
 def summary(undecodable: tuple[str, ...]) -> str:

@@ -311,7 +311,7 @@ class Intake:
 
     def _queue(self, event: Mapping[str, object], remaining_s: Callable[[], float]) -> Report:
         report = Report("queue")
-        letters = self._letters(_decode(event), report)
+        letters = self._letters(events.survey(event), report)
         unsent = self._deliver(self._settings.queue_url, letters, remaining_s, report)
         report.counts["queued"] += len(letters) - len(unsent)
         return report
@@ -394,7 +394,7 @@ class Intake:
 
     def _parcel(self, message: Message, report: Report) -> _Parcel:
         """Decide what must be sent for one failed event. What cannot be decoded is buried, else it stays."""
-        decoded = _decode(message["Body"])
+        decoded = events.survey(message["Body"])
         may_bury = self._settings.dead_queue_url is not None
         dead = [self._burial(message, decoded.undecodable)] if decoded.undecodable and may_bury else []
         if dead:
@@ -443,14 +443,6 @@ def _asks_to_drain(event: Mapping[str, object]) -> bool:
     """Tell a schedule's call from an event of S3."""
     scheduled = event.get("source") == "aws.events" and event.get("detail-type") == "Scheduled Event"
     return scheduled or event == DRAIN_COMMAND
-
-
-def _decode(body: str | Mapping[str, object]) -> events.Decoded:
-    """Decode, with even the hopeless case as a value."""
-    try:
-        return events.decode(body)
-    except UndecodableEvent as error:
-        return events.Decoded(undecodable=(error.message,))
 
 
 def _meaning(error: BotoCoreError | ClientError) -> tuple[str, bool]:

@@ -10,13 +10,15 @@ from typing import Any, Literal
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3nsync import events, intake, mapping
 from s3nsync.errors import ConfigError, QueueError, UndecodableEvent
 from s3nsync.intake import DeleteEntry, Fate, Intake, Letter, Message, ReceiveAnswer, SendAnswer, SendEntry, Settings
 from s3nsync.model import Change, Kind, ObjectRef, Route
+
+steady = settings(deadline=None, derandomize=True)  # the same examples on every run, however busy the machine
 
 LIVE, FAILURES, DEAD = "https://sqs/live.fifo", "https://sqs/failures", "https://sqs/dead.fifo"
 MIRROR = Route("b", "1", directory="m")
@@ -196,13 +198,15 @@ def test_good_records_are_queued_before_bad_ones_raise() -> None:
 
 def test_a_hopeless_event_is_an_error() -> None:
     """What nobody understands must not vanish."""
-    report = working(FakeSqs()).handle({"x": 1}, Clock().remaining_s)
-    assert isinstance(report.error(), UndecodableEvent)
+    error = working(FakeSqs()).handle({"x": 1}, Clock().remaining_s).error()
+    assert isinstance(error, UndecodableEvent)
+    assert error.message.startswith("not an event that can be understood: neither an event nor an envelope")
 
 
 # --- batches ---------------------------------------------------------------------------------------------------
 
 
+@steady
 @given(st.lists(st.sampled_from([10, 1000, 30_000, 131_072, 262_144, 300_000]), max_size=40))
 def test_batches_keep_to_what_sqs_takes(sizes: list[int]) -> None:
     """Ten messages and BATCH_BYTES at most, all of them, in order; one over the limit goes alone."""
@@ -289,6 +293,7 @@ def test_trying_ends_before_lambda_ends_it() -> None:
     assert clock.left_s >= intake.RESERVE_S - 0.1
 
 
+@steady
 @given(st.lists(st.dictionaries(st.sampled_from("0123456789"), st.sampled_from(["Busy", "Bad!"])), max_size=6))
 def test_every_record_is_taken_or_named(script: list[dict[str, str]]) -> None:
     """Whatever SQS refuses and when: each change ends in the queue exactly once or among the faults."""
