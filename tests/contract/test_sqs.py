@@ -431,7 +431,7 @@ async def test_an_entry_that_sqs_does_not_mention_is_not_done(http: Http) -> Non
         # AWS docs, DeleteMessage, ChangeMessageVisibility
         ({"Code": "ReceiptHandleIsInvalid", "SenderFault": True}, False),
         ({"Code": "AWS.SimpleQueueService.MessageNotInflight", "SenderFault": True}, False),
-        # Recorded in public bug reports of FIFO consumers
+        # AWS's words, as quoted in aws/aws-sdk-js#1279 and localstack/localstack#3956
         (
             {
                 "Code": "InvalidParameterValue",
