@@ -234,7 +234,21 @@ async def test_early_refusal_of_a_large_upload() -> None:
         await raw.send(head("PUT", target, [*signed, ("Content-Length", str(1 << 30))]) + b"z" * 100_000)
         reply = await raw.reply()
         assert (reply.status, reply.headers["connection"]) == (403, "close")
-        assert await raw.closed()
+        async with asyncio.timeout(0.7):
+            assert await raw.closed()
+
+
+async def test_a_client_that_talks_on_still_hears_the_refusal() -> None:
+    """What a client sends after it was refused is swallowed for a while, so that no reset eats the answer."""
+    async with scene() as (emulator, raw):
+        target = f"/{CPCODE}/x"
+        signed = auth_headers(target, "version=1&action=upload", key="wrong")
+        await raw.send(head("PUT", target, [*signed, ("Content-Length", "900000")]))
+        await until(lambda: len(emulator.requests) == 1)
+        for _ in range(9):
+            await asyncio.sleep(0.01)
+            await raw.send(b"z" * 100_000)
+        assert (await raw.reply()).status == 403
 
 
 async def test_small_refused_upload_keeps_the_connection() -> None:
@@ -245,10 +259,11 @@ async def test_small_refused_upload_keeps_the_connection() -> None:
         assert emulator.stats()["connections"] == 1
 
 
-def trailed(values: str, *, body: bytes = b"abc", target: str = f"/{CPCODE}/x", **auth: Unpack[Auth]) -> bytes:
+def trailed(values: str, *, action: str = "upload", body: bytes = b"abc", **auth: Unpack[Auth]) -> bytes:
     """Return a chunked upload whose trailers declare `values`, signed as `auth` says."""
+    target = f"/{CPCODE}/x"
     opening = auth_headers(target, "version=1&action=upload&sha256=atend&mtime=atend")
-    closing = auth_headers(target, f"version=1&action=upload&{values}", **auth)
+    closing = auth_headers(target, f"version=1&action={action}&{values}", **auth)
     return head("PUT", target, [*opening, ("Transfer-Encoding", "chunked")]) + chunked([body[:1], body[1:]], closing)
 
 
@@ -272,7 +287,8 @@ async def test_signed_trailers() -> None:
         (trailed(f"sha256={SHA256_ABC}&mtime=soon"), 400),
         (trailed(f"sha256={SHA256_ABC}&mtime=1", key="wrong"), 403),
         (trailed(f"sha256={SHA256_ABC}&mtime=1", time_s=NOW_S - 300), 403),
-        (trailed("sha256=x&mtime=1").replace(b"&action=upload&sha256=x", b"&action=delete&sha256=x"), 403),
+        (trailed(f"sha256={SHA256_ABC}&mtime=1", action="delete"), 400),
+        (trailed(f"sha256={SHA256_ABC}&mtime=1").replace(b"&mtime=1\r\n", b"&mtime=2\r\n"), 403),
         (trailed(f"sha256={SHA256_ABC}&mtime=1").replace(b"0\r\nX-Akamai-ACS-Action:", b"0\r\nX-Other:"), 400),
     ],
 )
@@ -626,6 +642,8 @@ async def test_rename(personality: Personality) -> None:
         await do(raw, "e/b", "rename&destination=%2F999%2Fq", 400)
         await do(raw, "e/b", f"rename&destination=%2F{CPCODE}", 400)
         await do(raw, "e/b", "rename", 400)
+        if personality is FILE:
+            await do(raw, "e/b", f"rename&destination=%2F{CPCODE}%2Fnowhere%2Fb", 404)
         await do(raw, "e/b", f"rename&destination=%2F{CPCODE}%2Fe%2Fc%20d", 409)
         assert paths(emulator) == {"e/b", "e/c d"}
 
@@ -763,7 +781,7 @@ async def test_late_commit() -> None:
         await until(lambda: emulator.snapshot()[f"/{CPCODE}/x"].read() == b"late")
 
 
-async def test_late_delete() -> None:
+async def test_late_delete(caplog: pytest.LogCaptureFixture) -> None:
     """Deletes can be late too; one that finds nothing left harms nobody."""
     async with scene() as (emulator, raw):
         await put(raw, "x")
@@ -773,8 +791,19 @@ async def test_late_delete() -> None:
                 await other.send(request("PUT", f"/{CPCODE}/x", "delete"))
                 assert await other.closed()
         assert paths(emulator) == {"x"}
-        await until(lambda: not emulator.snapshot())
+        await until(lambda: not emulator.snapshot() and not emulator._world.late)
         assert emulator.injected() == {"late-commit": 2}
+        assert caplog.records == []
+
+
+async def test_stop_drops_late_commits() -> None:
+    """What has not landed when the emulator stops never does."""
+    async with scene() as (emulator, raw):
+        emulator.inject(Fault(kind="late-commit", delay_s=0.1))
+        await raw.send(request("PUT", f"/{CPCODE}/x", "upload", b"late"))
+        assert await raw.closed()
+    await asyncio.sleep(0.2)
+    assert emulator.snapshot() == {}
 
 
 async def test_truncated_store() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from base64 import b64decode
 from contextlib import nullcontext
-from typing import Unpack
+from pathlib import Path
+from typing import Any, Unpack
 
 import pytest
 from hypothesis import given
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from raw_netstorage import KEY, NOW_S, USER, Auth, auth_headers
 from s3nsync.emulator.protocol import Gate, Refused, decode_path, message_to_sign, parse_action, parse_call, signature
 
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "netstorage.json").read_text(encoding="utf-8"))
 TARGET = "/123456/a%20b"
 ACTION = "version=1&action=upload"
 
@@ -35,12 +39,31 @@ def refused_status(headers: dict[str, str], target: str = TARGET, now_s: float =
     return 0
 
 
-def test_published_vector() -> None:
-    """Akamai's example of signature headers comes out as printed there."""
-    data = "5, 0.0.0.0, 0.0.0.0, 1280000000, 382644692, UploadAccountMedia"
-    action = "version=1&action=upload&md5=0123456789abcdef0123456789abcdef&mtime=1260000000"
-    message = message_to_sign(data, b"/123456/files_baseball/sweep.m4a", action)
-    assert signature("abcdefghij", "5", message) == "yh1MXm/rv7RKZhfKlTuSUBV69Acph5IyOWCU0/nFjms="
+@pytest.mark.parametrize("vector", VECTORS["signatures"], ids=lambda vector: vector["target"])
+def test_published_signatures(vector: dict[str, str]) -> None:
+    """Signatures others have published come out as printed, and open the gate."""
+    target = vector["target"].encode()
+    assert signature(vector["key"], "5", message_to_sign(vector["data"], target, vector["action"])) == vector["sign"]
+    signed = {
+        "x-akamai-acs-action": vector["action"],
+        "x-akamai-acs-auth-data": vector["data"],
+        "x-akamai-acs-auth-sign": vector["sign"],
+    }
+    Gate({vector["user"]: (vector["key"],)}, 0, refuse_replay=True).check(signed, target, float(vector["time_s"]))
+
+
+@pytest.mark.parametrize("vector", VECTORS["targets"], ids=lambda vector: vector["target"])
+def test_published_targets(vector: dict[str, str]) -> None:
+    """Request targets address the path they were made from."""
+    path = b64decode(vector["path_base64"]) if "path_base64" in vector else vector["path"].encode()
+    assert b"/" + decode_path(vector["target"].encode()) == path
+
+
+@pytest.mark.parametrize("vector", VECTORS["actions"], ids=lambda vector: vector["header"])
+def test_published_actions(vector: dict[str, Any]) -> None:
+    """Action headers say what they were made to say."""
+    options = {name: str(value).encode() for name, value in vector["options"].items()}
+    assert parse_action(vector["header"]) == {"version": b"1", "action": vector["action"].encode(), **options}
 
 
 @pytest.mark.parametrize("version", ["3", "4", "5"])

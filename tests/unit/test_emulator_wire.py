@@ -96,7 +96,7 @@ async def test_a_short_sized_body_is_cut() -> None:
         await read_body(b"ab", head_of(content_length="3"))
 
 
-@pytest.mark.parametrize("raw", [b"x\r\n", b"-1\r\n", b"\r\n", b"1\r\nabc\r\n", b"0x1\r\na\r\n"])
+@pytest.mark.parametrize("raw", [b"x\r\n", b"-1\r\n", b"\r\n", b"1\r\nabc\r\n", b"1\r\naXY0\r\n\r\n", b"0x1\r\na\r\n"])
 async def test_chunks_that_are_none(raw: bytes) -> None:
     """A chunk that lies about itself is refused."""
     with pytest.raises(BadRequest):

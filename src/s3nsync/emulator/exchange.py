@@ -272,8 +272,6 @@ class Exchange:
         if not self._head.chunked and self._head.length_bytes is None:
             raise Refused(411, "Length required")
         trailed = [name for name in _TRAILED if call.params.get(name) == b"atend"]
-        if trailed and not self._head.chunked:
-            raise Refused(400, "Bad request: atend wants a chunked body")
         actions.check_upload(call, self._world.rules)
         hashes = {
             name: hashlib.new(name, usedforsecurity=False) for name in _DIGESTS if name == "md5" or name in call.params
