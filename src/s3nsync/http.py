@@ -274,6 +274,7 @@ class _Exchange:
         self._parts: deque[bytes] = deque()
         self._unread_bytes = 0
         self._without_body_bytes = 0
+        self._counted_bytes = 0
         self._until_close = False
         self._surplus = False
         self._fault = ""
@@ -341,7 +342,7 @@ class _Exchange:
 
     async def _write_chunk(self, chunk: Chunk, *, chunked: bool) -> bool:
         """Write in pieces that the watchdog can tell apart; False when the answer is here first."""
-        view = chunk if _size(chunk) <= _PIECE_BYTES else memoryview(chunk).cast("B")
+        view = chunk if isinstance(chunk, bytes) and len(chunk) <= _PIECE_BYTES else memoryview(chunk).cast("B")
         for start in range(0, _size(chunk), _PIECE_BYTES):  # an empty chunk would end the body: it is left out
             piece = view[start : start + _PIECE_BYTES]
             if not await self._room(_size(piece)):
@@ -370,7 +371,8 @@ class _Exchange:
         self._surplus = self.complete
 
     def on_status(self, part: bytes) -> None:
-        self._reason += part
+        if not self._status:
+            self._reason += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields.append((name.decode("latin-1"), value.decode("latin-1")))
@@ -386,6 +388,8 @@ class _Exchange:
         self.complete = self._method == "HEAD"
         if headers.get("transfer-encoding", "chunked").lower() != "chunked":
             self._fault = "the answer has a transfer encoding that nobody asked for"
+        if not self.complete and status not in (204, 304):
+            self._counted_bytes = int(headers.get("content-length", 0))
         if not self._parser.should_keep_alive():
             self._keep_alive = False
             self._until_close = "content-length" not in headers and "transfer-encoding" not in headers
@@ -400,6 +404,8 @@ class _Exchange:
         self._parts.append(part)
         self._unread_bytes += len(part)
         self._without_body_bytes = 0
+        if self._counted_bytes:
+            self._counted_bytes -= len(part)
 
     def on_message_complete(self) -> None:
         if self._status:
@@ -414,12 +420,10 @@ class _Exchange:
         """Take bytes of the answer."""
         self.received = True
         self._without_body_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._surplus = True
-            if not self.complete:
-                self._fault = f"the answer is not HTTP/1.1 as asked for ({error})"
+        if self._counted_bytes:
+            self._feed_counted(data)
+        else:
+            self._feed_parser(data)
         if not self.complete and self._without_body_bytes > _MAX_HEAD_BYTES:
             self._fault = f"the answer has more than {_MAX_HEAD_BYTES} bytes of header fields"
         if self._fault:
@@ -432,6 +436,20 @@ class _Exchange:
         elif self._unread_bytes > _WINDOW_BYTES:
             self._connection.pause_reading()
         self.notify()
+
+    def _feed_parser(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._surplus = True
+            if not self.complete:
+                self._fault = f"the answer is not HTTP/1.1 as asked for ({error})"
+
+    def _feed_counted(self, data: bytes) -> None:
+        """Take what belongs to a body of known length: the parser would only copy it."""
+        self._surplus = len(data) > self._counted_bytes
+        self.on_body(data[: self._counted_bytes])
+        self.complete = not self._counted_bytes
 
     def end_of_stream(self, error: Exception | None) -> TransportError | None:
         """Take the end of what the peer sends: it completes some answers, and breaks all others."""
@@ -479,7 +497,7 @@ class _Exchange:
     async def discard_rest(self) -> None:
         """Drain a small rest so that the connection can serve again, else cut it."""
         try:
-            if not self.complete and self._keep_alive and self._body_is_small():
+            if self._keep_alive and 0 < self._counted_bytes <= _DRAIN_BYTES:
                 async with asyncio.timeout(_DRAIN_S):
                     while await self.next_part() is not None:
                         pass
@@ -489,10 +507,6 @@ class _Exchange:
             self._parts.clear()
             if not self.complete:
                 self.abort()
-
-    def _body_is_small(self) -> bool:
-        length = self._headers.get("content-length")
-        return length is not None and int(length) <= _DRAIN_BYTES
 
     # --- waiting
 

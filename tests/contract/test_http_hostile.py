@@ -101,6 +101,7 @@ async def test_answers_of_every_shape(raw: bytes, status: int, body: bytes, idle
     async with client() as http, hostile(answering(raw)) as server:
         answer = await http.send(server.origin, "GET", "/", headers=none)
         assert (answer.status, await answer.read(), answer.early) == (status, body, False)
+        assert answer.reason in ("OK", "No Content", "Not Modified", "")
         assert _states(http) == (idle, 0)
 
 
@@ -237,6 +238,21 @@ async def test_closing_an_unread_answer(size: int, reused: bool) -> None:
         async with await http.send(server.origin, "GET", "/", headers=none) as answer:
             assert answer.status == 200
         assert _states(http) == (int(reused), 0)
+
+
+async def test_closing_an_answer_whose_last_bytes_are_unread() -> None:
+    """It is what is left that counts: after most of a large body was read, the connection is kept."""
+    async with (
+        client() as http,
+        hostile(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n" + bytes(900_000))) as server,
+    ):
+        async with await http.send(server.origin, "GET", "/", headers=none) as answer:
+            size = 0
+            async for chunk in answer.chunks():
+                size += len(chunk)
+                if size > 860_000:
+                    break
+        assert _states(http) == (1, 0)
 
 
 async def test_closing_does_not_wait_for_a_slow_rest() -> None:
