@@ -3,8 +3,8 @@
 Credentials come from the environment alone: NS_SECRET (JSON with NS_HOSTNAME, NS_USER and NS_KEY) or the three names
 one by one, which win. NS_CA_FILE adds a private certificate authority, NS_INSECURE_HTTP=1 speaks plain HTTP.
 
-Results go to stdout (with `--json` one JSON object a line), progress and complaints to stderr. Exit codes: 0 done,
-1 failed, 2 wrong usage or settings, 3 no connection or credentials not accepted, 4 nothing at that path.
+Results go to stdout (with `--json` one JSON object a line), progress and complaints to stderr; exit codes are those of
+`ui`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from s3nsync.errors import ConfigError, S3nsyncError, TargetConflict, TargetMissing, TargetPrecondition, TargetRefused
+from s3nsync.figures import printable
 from s3nsync.netstorage import AtEnd, Entry, NetStorage, open_netstorage
+from s3nsync.ui import Ui
 
 CHUNK_BYTES = 256 << 10
 JOBS = 8
@@ -104,30 +106,12 @@ def _secret(text: str) -> dict[str, str]:
     return fields
 
 
-def exit_code(error: S3nsyncError) -> int:
-    """Give the process's exit code for an error."""
-    return 4 if isinstance(error, TargetMissing) else error.exit_code
+def _ui(*, as_json: bool = False) -> Ui:
+    return Ui(as_json=as_json, debug=bool(os.environ.get("S3NSYNC_DEBUG")))
 
 
-@contextlib.contextmanager
-def reporting() -> Iterator[None]:
-    """Turn an error of ours, or of a local file, into one clear message and an exit code; no traceback."""
-    try:
-        yield
-    except S3nsyncError as error:
-        _complain(error)
-        raise typer.Exit(exit_code(error)) from None
-    except OSError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-
-
-def _complain(error: S3nsyncError) -> None:
-    typer.echo(f"error: {shown(error.message)}\n  hint: {error.hint}", err=True)
-
-
-def _run(work: Callable[[NetStorage], Awaitable[None]]) -> None:
-    """Run one verb against the NetStorage that the environment names."""
+def _run(work: Callable[[NetStorage], Awaitable[None]], *, as_json: bool = False) -> None:
+    """Run one verb against the NetStorage that the environment names, and leave with its exit code."""
 
     async def main(access: Access) -> None:
         async with open_netstorage(
@@ -135,16 +119,11 @@ def _run(work: Callable[[NetStorage], Awaitable[None]]) -> None:
         ) as netstorage:
             await work(netstorage)
 
-    with reporting():
-        asyncio.run(main(Access.from_environment(os.environ)))
+    if code := _ui(as_json=as_json).run(lambda: asyncio.run(main(Access.from_environment(os.environ)))):
+        raise typer.Exit(code)
 
 
 # --- output ----------------------------------------------------------------------------------------------------
-
-
-def shown(text: str) -> str:
-    """Make a name safe to print: what is no UTF-8 or no printable character is written as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _print_json(**fields: str | int | bool | None) -> None:
@@ -168,7 +147,7 @@ def _print_entry_json(entry: Entry) -> None:
 def _label(entry: Entry) -> str:
     """Name an entry the way `ls -F` does."""
     suffix = "/" if entry.type == "dir" else f" -> {entry.target}" if entry.type == "symlink" else ""
-    return shown(entry.name + suffix)
+    return printable(entry.name + suffix)
 
 
 def _line(entry: Entry) -> str:
@@ -186,7 +165,7 @@ def _progress(what: str, total_bytes: int | None) -> Iterator[Callable[[int], No
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(shown(what), total=total_bytes)
+        task = progress.add_task(printable(what), total=total_bytes)
         yield lambda n_bytes: progress.advance(task, n_bytes)
 
 
@@ -204,7 +183,7 @@ def ls(path: RemotePath, *, as_json: AsJson = False) -> None:
             else:
                 typer.echo(_line(entry))
 
-    _run(work)
+    _run(work, as_json=as_json)
 
 
 async def _children(netstorage: NetStorage, path: str) -> AsyncIterator[Entry]:
@@ -234,7 +213,7 @@ def tree(
             else:
                 typer.echo("  " * level + _label(entry))
 
-    _run(work)
+    _run(work, as_json=as_json)
 
 
 async def _descend(
@@ -256,16 +235,16 @@ def stat(path: RemotePath, *, as_json: AsJson = False) -> None:
         if as_json:
             _print_entry_json(entry)
             return
-        typer.echo(f"path    {shown(entry.path)}\ntype    {entry.type}{' (implicit)' if entry.implicit else ''}")
+        typer.echo(f"path    {printable(entry.path)}\ntype    {entry.type}{' (implicit)' if entry.implicit else ''}")
         if entry.size_bytes is not None:
             typer.echo(f"size    {entry.size_bytes} ({decimal(entry.size_bytes)})")
         typer.echo(f"mtime   {_iso(entry.mtime_s)}")
         if entry.md5 is not None:
             typer.echo(f"md5     {entry.md5}")
         if entry.target is not None:
-            typer.echo(f"target  {shown(entry.target)}")
+            typer.echo(f"target  {printable(entry.target)}")
 
-    _run(work)
+    _run(work, as_json=as_json)
 
 
 async def _existing(netstorage: NetStorage, path: str) -> Entry:
@@ -285,9 +264,9 @@ def du(path: RemotePath, *, as_json: AsJson = False) -> None:
         if as_json:
             _print_json(path=path, files=usage.files, total_bytes=usage.total_bytes)
         else:
-            typer.echo(f"{decimal(usage.total_bytes)} in {usage.files} files  {shown(path)}")
+            typer.echo(f"{decimal(usage.total_bytes)} in {usage.files} files  {printable(path)}")
 
-    _run(work)
+    _run(work, as_json=as_json)
 
 
 # --- get -------------------------------------------------------------------------------------------------------
@@ -314,7 +293,7 @@ def get(
         if as_json:
             _print_json(path=path, local=str(written), size_bytes=entry.size_bytes, md5=entry.md5)
 
-    _run(work)
+    _run(work, as_json=as_json)
 
 
 async def _fetch_to_file(netstorage: NetStorage, entry: Entry, local: Path, *, resume: bool) -> Path:
@@ -402,7 +381,7 @@ def put(
 
                 await _each(_files_below(source), send, jobs)
 
-    _run(work)
+    _run(work, as_json=as_json)
 
 
 async def _files_below(directory: Path) -> AsyncIterator[Path]:
@@ -469,7 +448,7 @@ def rm(
 ) -> None:
     """Remove a file, or with -r a whole tree."""
     if recursive and not quick and not yes:
-        typer.confirm(f"Remove everything below {shown(path)}?", abort=True, err=True)
+        typer.confirm(f"Remove everything below {printable(path)}?", abort=True, err=True)
 
     async def work(netstorage: NetStorage) -> None:
         if quick:
@@ -567,10 +546,10 @@ async def _each(items: AsyncIterator[T], work: Callable[[T], Awaitable[None]], j
             await work(item)
         except S3nsyncError as error:
             failed.append(error)
-            _complain(error)
+            _ui().fail(error)
         except OSError as error:
             failed.append(S3nsyncError(str(error)))
-            _complain(failed[-1])
+            _ui().fail(failed[-1])
         finally:
             slots.release()
 

@@ -238,6 +238,7 @@ class TargetClock(TargetError):
 class TargetMissing(TargetError):
     """There is nothing at this path."""
 
+    exit_code = 4
     default_hint = "check the path; it begins with the CP code"
 
 

@@ -135,7 +135,9 @@ def severity(outcome: Outcome | None) -> str:
 
 def printable(text: str) -> str:
     """Give the text with everything escaped that could steer a terminal or break a line."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
 def human_bytes(size: int) -> str:

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from s3nsync.cli_ns import Access, _chunks, app, exit_code, shown
+from s3nsync.cli_ns import Access, _chunks, app
 from s3nsync.emulator import Emulator, Fault, running
 from s3nsync.errors import ConfigError, ConnectFailed, S3nsyncError, TargetCredentials, TargetMissing, TargetRefused
+from s3nsync.figures import printable
 
 KEY = "the-s3cret-key"
 MTIME_S = 1_700_000_000
@@ -249,7 +250,7 @@ def test_names_that_are_no_text_are_shown_escaped_and_survive_json(full: Shell) 
     assert "f\\udcff" in full("ls", "/123456/d/e").stdout
     names = {str(entry["path"]) for entry in full.json("ls", "/123456/d/e")}
     assert names == {"/123456/d/e/c", "/123456/d/e/f\udcff"}
-    assert shown("a\x1b[31m") == "a\\x1b[31m"
+    assert printable("a\x1b[31m") == "a\\x1b[31m"
 
 
 def test_tree_shows_everything_below(full: Shell) -> None:
@@ -375,7 +376,7 @@ def test_exit_codes_tell_what_kind_of_failure(ns: Shell) -> None:
     ns("ls", "/123456", exit_code=2)
     ns("ls", exit_code=2)
     codes = [
-        exit_code(kind("m")) for kind in (ConfigError, ConnectFailed, TargetCredentials, TargetMissing, TargetRefused)
+        kind("m").exit_code for kind in (ConfigError, ConnectFailed, TargetCredentials, TargetMissing, TargetRefused)
     ]
     assert codes == [2, 3, 3, 4, 1]
 
