@@ -17,6 +17,8 @@ A connection returns to the pool by itself once both directions are over, even b
 buffered. Nothing is repeated here but a GET or HEAD without body whose reused connection turned out dead; every other
 failure says by `sent` and `reused` what the caller needs to decide.
 
+The four stay in one module: who may cut a connection, and when both directions are over, is only clear side by side.
+
 Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1 messages).
 """
 
@@ -122,8 +124,8 @@ def _is_host(host: str) -> bool:
 class Timeouts:
     """Seconds: to connect (TLS included), without any byte moving, and that a pooled connection may rest.
 
-    A connection rests for less than the shortest common keep-alive time of servers (5 s: Apache, Node), so that we
-    close it, not they while our next request is under way.
+    A stall is noticed after one to two times `progress_s`. A connection rests for less than the shortest common
+    keep-alive time of servers (5 s: Apache, Node), so that we close it, not they while our next request is under way.
     """
 
     connect_s: float = 10.0
