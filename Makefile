@@ -13,6 +13,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 UV_COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header
 ARGS ?=
+# Debian keeps nginx where only root's PATH looks.
+export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
@@ -35,7 +37,10 @@ check: $(READY) ## style, types, layers, generated pages
 	$(BIN)/python tools/generate_docs.py --check
 
 test: $(READY) $(MINISTACK_READY) ## every test but interop: make test ARGS='-k routes'
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not interop' $(ARGS)
+	@command -v nginx >/dev/null || $(MAKE) --no-print-directory .install-nginx || \
+		echo 'note: going on without the tests against nginx' >&2
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not interop' $$(command -v nginx >/dev/null || \
+		echo --ignore=tests/contract/test_http_nginx.py) $(ARGS)
 
 interop: $(READY) ## clients that are not ours (rclone, Akamai's kit) against our emulator
 	@command -v rclone >/dev/null || $(MAKE) --no-print-directory .install-rclone
@@ -72,7 +77,7 @@ clean: ## remove everything that make made
 # --- environments ----------------------------------------------------------------------------------------------
 # A new lock makes a new environment, so that nothing lingers; a new pyproject.toml only installs ourselves again.
 
-.PHONY: .python .install-rclone
+.PHONY: .python
 
 .python:
 	@test -n '$(PYTHON)' && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -99,7 +104,10 @@ $(MINISTACK_READY): requirements/ministack.txt | .python
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python $(PIP_INSTALL) uv==$(UV_VERSION)
 
-.install-rclone:
-	@if test "$$(id -u)" = 0; then apt-get update -q && apt-get install -qy rclone; \
-	elif sudo -n true 2>/dev/null; then sudo apt-get update -q && sudo apt-get install -qy rclone; \
-	else echo 'rclone is missing: install it (apt-get install rclone, or https://rclone.org/install/)' >&2; exit 1; fi
+# RUNLEVEL=1 keeps Debian from starting what it installs as a service.
+.install-%:
+	@if test "$$(id -u)" = 0; then as_root=env; elif sudo -n true 2>/dev/null; then as_root='sudo env'; fi; \
+	if test -n "$$as_root" && command -v apt-get >/dev/null; then \
+		$$as_root apt-get update -q && \
+		$$as_root RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $*; \
+	else echo '$* is missing, and cannot be installed from here: get it with your package manager' >&2; exit 1; fi
