@@ -298,7 +298,7 @@ class MetricsSettings(BaseModel):
 class Settings(BaseModel):
     """Everything that can be set; secrets are masked in every rendering."""
 
-    model_config = ConfigDict(**_FROZEN, arbitrary_types_allowed=True)
+    model_config = _FROZEN
 
     region: Annotated[Text, Env(("S3NSYNC_REGION", "REGION"), ambient=("AWS_REGION", "AWS_DEFAULT_REGION"))] = Field(
         description="The AWS region of buckets and queues, such as eu-central-1."
