@@ -42,9 +42,10 @@ class Built:
 def build(out: Path) -> Built:
     """Write the archive to `out` and say what was written; raises OSError."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(out, "w") as archive:
         for name, content in _sources():
             entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.compress_type = zipfile.ZIP_STORED
             entry.create_system = _UNIX  # else it would be that of the machine
             entry.external_attr = _MODE
             archive.writestr(entry, content)

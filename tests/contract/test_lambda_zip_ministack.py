@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from aws_emulator import Aws
 
+pytestmark = pytest.mark.slow  # processes start and queues are waited for
+
 ARRIVE_S = 30.0
 
 

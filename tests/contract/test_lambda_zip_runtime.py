@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from aws_emulator import Aws
     from lambda_runtime import Runtime
 
+pytestmark = pytest.mark.slow  # processes start and queues are waited for
+
 ROUTES = mapping.routes_to_json([Route("b", "1", prefix="in/")])
 
 
