@@ -16,6 +16,7 @@ import pytest
 
 from interop.matrix import CPCODE, KEY, USER, Matrix, OpenSite, Site, missing
 from raw_netstorage import auth_headers
+from s3nsync.emulator import Fault
 
 pytestmark = pytest.mark.interop
 
@@ -187,6 +188,20 @@ def test_quick_delete(open_site: OpenSite, matrix: Matrix, tree: Path, tmp_path:
             rclone("purge", "ns:there")
             assert site.contents("") == {}
             assert (site.emulator.counts()["quick-delete"], "delete" in site.emulator.counts()) == (1, False)
+
+
+def test_faults(site: Site, rclone: Rclone, matrix: Matrix, tree: Path, tmp_path: Path) -> None:
+    """Refusals and resets are ridden out by its retries, each of them signed afresh."""
+    patient = ("--retries=5", "--retries-sleep=10ms", "--low-level-retries=10", "--disable=ListR")
+    with matrix.cell(rclone.name, "copy through 503s and resets", site):
+        site.emulator.inject(Fault(kind="status", status=503, every=4, times=6))
+        rclone(*patient, "copy", str(tree), "ns:there")
+        assert site.contents("there") == TREE
+        site.emulator.clear_faults()
+        site.emulator.inject(Fault(kind="reset", action="download", path="*/big.bin", after_bytes=300_000, times=2))
+        rclone(*patient, "copy", "ns:there", str(tmp_path / "back"))
+        assert read_tree(tmp_path / "back") == TREE
+        assert site.emulator.injected() == {"status": 6, "reset": 2}
 
 
 def fill(site: Site, names: list[str]) -> None:

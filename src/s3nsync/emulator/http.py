@@ -19,7 +19,7 @@ from typing import Literal
 HEAD_LIMIT_BYTES = 64 * 1024
 READ_BYTES = 256 * 1024
 LINGER_BYTES = 1024 * 1024
-LINGER_S = 1.0
+LINGER_S = 2.0
 _CHUNK_LINE_LIMIT_BYTES = 1024
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
