@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from s3nsync.events import Burial
 from s3nsync.model import Change, Delivery, QueueName
-
-if TYPE_CHECKING:
-    from s3nsync.events import Burial
 
 
 @dataclass(frozen=True, slots=True)
