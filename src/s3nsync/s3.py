@@ -399,12 +399,11 @@ def _checksums(headers: Headers) -> dict[str, str]:
     if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
         return {}
     found: dict[str, str] = {}
-    for name, value in headers.pairs:
-        lower = name.lower()
-        if lower.startswith(_CHECKSUM_PREFIX) and lower != "x-amz-checksum-type":
-            digest = _hex_of(value)
+    for name in headers:
+        if name.startswith(_CHECKSUM_PREFIX) and name != "x-amz-checksum-type":
+            digest = _hex_of(headers[name])
             if digest:
-                found[lower.removeprefix(_CHECKSUM_PREFIX)] = digest
+                found[name.removeprefix(_CHECKSUM_PREFIX)] = digest
     return found
 
 
