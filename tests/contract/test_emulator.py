@@ -758,6 +758,8 @@ async def test_reset_inside_a_body() -> None:
                 await down.reply()
         assert emulator.stats()["bytes_out"] == 1000
         assert emulator.injected() == {"reset": 2}
+        await get(raw, "nothing", "download", 404)
+        assert emulator.injected() == {"reset": 2}
 
 
 async def test_lost_answer() -> None:
@@ -768,6 +770,15 @@ async def test_lost_answer() -> None:
         assert await raw.closed()
         assert (paths(emulator), emulator.injected()) == ({"x"}, {"lost-answer": 1})
         assert emulator.requests[-1].status == 0
+
+
+async def test_lost_refusal() -> None:
+    """A refusal can get lost like any other answer."""
+    async with scene() as (emulator, raw):
+        emulator.inject(Fault(kind="lost-answer", times=1))
+        await raw.send(request("PUT", f"/{CPCODE}/nothing", "delete"))
+        assert await raw.closed()
+        assert emulator.injected() == {"lost-answer": 1}
 
 
 async def test_late_commit() -> None:

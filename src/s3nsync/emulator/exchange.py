@@ -196,11 +196,12 @@ class Exchange:
             self._schedule(fault.delay_s, effect)
             raise Dropped
         self._answer_status(after_body=True)
-        answer = effect()
         if "lost-answer" in self._drawn:
             self._count("lost-answer")
+            with suppress(Refused):
+                effect()
             raise Dropped
-        return answer
+        return effect()
 
     def _schedule(self, delay_s: float, effect: Callable[[], Answer]) -> None:
         def land() -> None:
@@ -229,9 +230,9 @@ class Exchange:
             retry = () if fault.retry_after_s is None else (("Retry-After", str(fault.retry_after_s)),)
             raise Refused(fault.status, "Service unavailable", retry)
 
-    def _announce(self) -> None:
+    def _announce(self, answer: Answer) -> None:
         """Count the faults still to come while the answer is sent: the log is written before its first byte."""
-        if self._head.method == "GET" and self._action == "download" and self._cuts_body():
+        if answer.blob is not None and self._head.method == "GET" and self._cuts_body():
             self._count("reset" if "reset" in self._drawn else "stall")
         if "close-idle" in self._drawn:
             self._count("close-idle")
@@ -355,7 +356,7 @@ class Exchange:
         return self._world.now_s() + self._skew_s
 
     async def _send(self, answer: Answer) -> bool:
-        self._announce()
+        self._announce(answer)
         self._note(answer.status)
         if not self._body.complete and self._body.short_enough_to_drain and not answer.close:
             await self._body.drain()
