@@ -88,6 +88,8 @@ async def assemble(
         budget = ByteBudget(settings.worker.memory_budget_bytes)
         s3 = S3(aws_http, region=settings.region, credentials=source, endpoint=settings.aws.endpoint_url)
         queues = _queues(settings, aws_http, source)
+        for queue in queues.values():
+            stack.push_async_callback(queue.aclose)
         targets = await _targets(settings, stack)
         threads = stack.enter_context(ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="hash"))
         brake = DeleteBrake(settings.worker.deletes_per_minute, suspended_clock_s)
@@ -136,7 +138,7 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _queues(settings: Settings, http: Http, source: CredentialSource) -> dict[QueueName, Queue]:
+def _queues(settings: Settings, http: Http, source: CredentialSource) -> dict[QueueName, SqsQueue]:
     urls: Sequence[tuple[QueueName, str | None]] = (
         ("live", settings.queues.live),
         ("bulk", settings.queues.bulk),

@@ -105,8 +105,8 @@ class OpenObject:
         """Give the bytes in order, in chunks of `chunk_bytes` or more but for the last.
 
         It ends only after all of them. Raises SourceCorrupt in place of the last chunk when the checksum differs,
-        SourceChanged when another version took the object's place, and when TRIES_PER_STALL new connections brought
-        no byte: TransportError or SourceUnavailable.
+        SourceChanged when another version took the object's place, and SourceUnavailable when TRIES_PER_STALL new
+        connections brought no byte.
         """
         return self
 
@@ -165,12 +165,16 @@ class OpenObject:
         """Wait before the next try; re-raise if there is none left, or if a new try cannot help."""
         await self.aclose()
         self._failures += 1
-        if self._failures > TRIES_PER_STALL or not error.transient:
+        if not error.transient:
             raise error
+        if self._failures > TRIES_PER_STALL:
+            # Never a TransportError: inside an upload it would read as NetStorage's, and put the PUT in doubt.
+            where = f"{self._ref}: reading stopped at byte {self._offset} of {self.info.size_bytes}"
+            raise SourceUnavailable(f"{where}: {error.message}") from error
         await self._sleep(self._backoff.delay_s(self._failures, error.retry_after_s))
 
     def _ended_early(self) -> SourceUnavailable:
-        return SourceUnavailable(f"{self._ref}: S3 ended after {self._offset} of {self.info.size_bytes} bytes")
+        return SourceUnavailable("S3 ended the answer there")
 
     def _check(self) -> None:
         mismatch = self._crc.mismatch()

@@ -428,7 +428,7 @@ async def test_an_entry_that_sqs_does_not_mention_is_not_done(http: Http) -> Non
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [
-        # AWS docs, DeleteMessage, ChangeMessageVisibility
+        # documented codes of DeleteMessage and ChangeMessageVisibility; the entries are made up
         ({"Code": "ReceiptHandleIsInvalid", "SenderFault": True}, False),
         ({"Code": "AWS.SimpleQueueService.MessageNotInflight", "SenderFault": True}, False),
         # AWS's words, as quoted in aws/aws-sdk-js#1279 and localstack/localstack#3956
