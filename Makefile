@@ -68,7 +68,7 @@ lock: .venv-lock/bin/uv ## refresh the pinned requirements: make lock ARGS=--upg
 	$(UV_COMPILE) $(ARGS) --extra fast pyproject.toml -o requirements/runtime.txt
 	$(UV_COMPILE) $(ARGS) --all-extras --group build --group test --group check pyproject.toml \
 		-c requirements/runtime.txt -o requirements/dev.txt
-	$(UV_COMPILE) $(ARGS) requirements/ministack.in -o requirements/ministack.txt
+	@set -e; for each in requirements/*.in; do $(UV_COMPILE) $(ARGS) $$each -o $${each%.in}.txt; done
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) $(MINISTACK_VENV) .venv-lock build dist .cache .pytest_cache .mypy_cache .ruff_cache \
