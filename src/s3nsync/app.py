@@ -26,14 +26,14 @@ from s3nsync.config import with_secret
 from s3nsync.engine import Replicator
 from s3nsync.errors import ConfigError, S3nsyncError
 from s3nsync.http import Http, tls_context
-from s3nsync.model import QueueName
+from s3nsync.model import QueueName, Report
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Backoff, ByteBudget, DeleteBrake
 from s3nsync.queues import Queue
 from s3nsync.queues.sqs import SqsQueue
 from s3nsync.s3 import S3
 from s3nsync.settings import AccountSettings, Settings
-from s3nsync.worker import Limits, Report, Worker
+from s3nsync.worker import Limits, Worker
 
 log = structlog.get_logger("s3nsync.app")
 

@@ -27,9 +27,9 @@ from s3nsync.figures import human_bytes
 from s3nsync.lambda_zip import build
 from s3nsync.logs import configure, log_change
 from s3nsync.metrics import Metrics
+from s3nsync.model import Report
 from s3nsync.settings import Settings
 from s3nsync.ui import Ui
-from s3nsync.worker import Report
 
 T = TypeVar("T")
 
@@ -86,19 +86,21 @@ def _root(*, version: Annotated[bool, typer.Option("--version", help="Show the v
 @app.command()
 def run(*, config: ConfigFile = None) -> None:
     """Replicate until stopped: what the container does. SIGTERM or Ctrl-C drains and leaves."""
-    _finish(Ui(debug=_debug()), lambda: _await(_replicate(load(config, os.environ), drain=False, as_json=False)))
+    ui = Ui(debug=_debug())
+    _finish(ui, lambda: _await(_replicate(ui, load(config, os.environ), drain=False)))
 
 
 @app.command()
 def drain(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Replicate until the live and bulk queues are empty, then leave."""
     ui = Ui(as_json=as_json, debug=_debug())
-    _finish(ui, lambda: _await(_replicate(load(config, os.environ), drain=True, as_json=as_json)))
+    _finish(ui, lambda: _await(_replicate(ui, load(config, os.environ), drain=True)))
 
 
-async def _replicate(settings: Settings, *, drain: bool, as_json: bool) -> None:
+async def _replicate(ui: Ui, settings: Settings, *, drain: bool) -> None:
     settings = await resolve(settings)
     sink = configure(settings.log.format, settings.log.level, settings.secrets())
+    ui.redact = sink.redact
     live: list[App] = []
     metrics = Metrics(
         write=sink.write,
@@ -106,7 +108,9 @@ async def _replicate(settings: Settings, *, drain: bool, as_json: bool) -> None:
         in_flight=lambda: sum(each.worker.in_flight for each in live),
         buckets={route.bucket for route in settings.routes},
         namespace=settings.metrics.namespace,
+        service=settings.metrics.service,
     )
+    measured = metrics if settings.metrics.emf and sink.is_json else None  # the lines are for CloudWatch, not for eyes
 
     def report(settled: Report) -> None:
         log_change(settled, time.time())
@@ -117,11 +121,11 @@ async def _replicate(settings: Settings, *, drain: bool, as_json: bool) -> None:
         await parts.probe()
         with _stopping(parts.worker.stop):
             work = parts.worker.drain() if drain else parts.worker.run()
-            await _with_metrics(work, metrics if settings.metrics.emf else None, settings.metrics.flush_s)
+            await _with_metrics(work, measured, settings.metrics.flush_s)
         if drain:
             counts = dict(sorted(parts.worker.settled.items()))
             words = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-            Ui(as_json=as_json).say("summary", words or "the queues were empty", **counts)
+            ui.say("summary", words or "the queues were empty", **counts)
 
 
 async def _with_metrics(work: Coroutine[object, object, None], metrics: Metrics | None, flush_s: float) -> None:

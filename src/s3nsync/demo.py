@@ -28,9 +28,8 @@ from s3nsync.emulator import Fault
 from s3nsync.errors import S3nsyncError
 from s3nsync.events import Burial, decode_burial
 from s3nsync.figures import outcome_name
-from s3nsync.model import Copied, Retry
+from s3nsync.model import Copied, Report, Retry
 from s3nsync.sigv4 import Credentials
-from s3nsync.worker import Report
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef

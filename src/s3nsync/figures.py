@@ -1,61 +1,16 @@
 """What is said of a settled Change: one flat record, from which log line, metrics and screen are all made.
 
-Pure, so that the three cannot tell different stories; `Settled` is the worker's report as far as they need it.
+Pure, so that the three cannot tell different stories.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Protocol
 
-from s3nsync.model import Change, Copied, Deleted, Ignored, Outcome, QueueName, Rejected, Retry, Unchanged
+from s3nsync.model import Copied, Deleted, Ignored, Outcome, Rejected, Report, Retry, Unchanged
 
 OUTCOMES = ("copied", "deleted", "unchanged", "ignored", "set_aside", "retry", "rejected", "lease_lost")
 """Every word that `outcome_name` gives."""
-
-
-class Settled(Protocol):
-    """One Change after its settlement; `outcome` is None when the lease was lost. Times in seconds."""
-
-    @property
-    def change(self) -> Change:
-        """The hint that was followed."""
-
-    @property
-    def queue(self) -> QueueName:
-        """Where it came from."""
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """What it came to."""
-
-    @property
-    def verb(self) -> str:
-        """What became of the message."""
-
-    @property
-    def attempt(self) -> int:
-        """How often the message was received."""
-
-    @property
-    def seconds(self) -> float:
-        """How long the work took."""
-
-    @property
-    def sent_at_s(self) -> float:
-        """When the oldest message was put on the queue, Unix time."""
-
-    @property
-    def coalesced(self) -> int:
-        """How many further messages of the key this look served."""
-
-    @property
-    def ambiguous(self) -> bool:
-        """Whether something that was sent may still land."""
-
-    @property
-    def checked(self) -> bool:
-        """Whether a Check was put on the queue."""
 
 
 def outcome_name(outcome: Outcome | None) -> str:
@@ -74,7 +29,7 @@ def size_bytes(outcome: Outcome | None) -> int:
     return outcome.size_bytes if isinstance(outcome, Copied) else 0
 
 
-def lag_s(settled: Settled, now_s: float) -> float | None:
+def lag_s(settled: Report, now_s: float) -> float | None:
     """Give the seconds from the event in S3 to the end of its replication, or None where that says nothing.
 
     Only live events that reached NetStorage have a lag: a Check is late on purpose, a backfill by nature, and what was
@@ -95,7 +50,7 @@ def _event_time_s(text: str | None) -> float | None:
     return moment.timestamp() if moment.tzinfo else None
 
 
-def record(settled: Settled, now_s: float) -> dict[str, object]:
+def record(settled: Report, now_s: float) -> dict[str, object]:
     """Give the canonical record of a Change: always the same first fields, then only those that say something."""
     change, outcome = settled.change, settled.outcome
     lag = lag_s(settled, now_s)

@@ -21,7 +21,8 @@ from urllib.parse import quote
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from s3nsync.figures import Settled, human_bytes, printable, record, severity
+from s3nsync.figures import human_bytes, printable, record, severity
+from s3nsync.model import Report
 
 Format = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -102,7 +103,7 @@ def configure(
     return sink
 
 
-def log_change(settled: Settled, now_s: float) -> None:
+def log_change(settled: Report, now_s: float) -> None:
     """Write the one line of a Change; `now_s` is Unix time."""
     getattr(_log, severity(settled.outcome))("change", **record(settled, now_s))
 

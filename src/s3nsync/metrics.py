@@ -17,7 +17,8 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 
-from s3nsync.figures import OUTCOMES, Settled, lag_s, outcome_name, size_bytes
+from s3nsync.figures import OUTCOMES, lag_s, outcome_name, size_bytes
+from s3nsync.model import Report
 
 MAX_VALUES = 100
 """The most numbers that one metric may hold in one line (the specification's limit)."""
@@ -82,7 +83,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.lags = Lags()
 
-    def add(self, settled: Settled, lag: float | None) -> None:
+    def add(self, settled: Report, lag: float | None) -> None:
         """Count one settled Change."""
         name = outcome_name(settled.outcome)
         self.counts[name] += 1
@@ -128,7 +129,7 @@ class Metrics:
         self._total = Tally()
         self._by_bucket: dict[str, Tally] = {}
 
-    def record(self, settled: Settled) -> None:
+    def record(self, settled: Report) -> None:
         """Count one settled Change."""
         lag = lag_s(settled, self._now_s())
         self._total.add(settled, lag)

@@ -8,6 +8,7 @@ it, the Lambda's zip included. The words are those of docs/design.md:
     Route       which keys go where, and by which policies
     Delivery    one queue message in our hands
     Outcome     what replicating one key came to; `settlement` says what that does to its messages
+    Report      one settled Change, for log, metrics and screen
 """
 
 from __future__ import annotations
@@ -214,3 +215,23 @@ class Rejected:
 
 
 Outcome = Copied | Deleted | Unchanged | Ignored | Retry | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One settled Change, as the worker reports it to log, metrics and screen; times in seconds.
+
+    `verb` is what became of the message, `outcome` is None when the lease was lost, `coalesced` counts the further
+    messages of the key that this look served.
+    """
+
+    change: Change
+    queue: QueueName
+    outcome: Outcome | None
+    verb: str
+    attempt: int
+    seconds: float
+    sent_at_s: float
+    coalesced: int
+    ambiguous: bool
+    checked: bool

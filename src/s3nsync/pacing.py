@@ -116,6 +116,6 @@ class DeleteBrake:
         while passed and passed[0] <= now_s - 60.0:
             passed.popleft()
         if len(passed) >= self._per_minute:
-            return passed[0] + 60.0 - now_s
+            return min(60.0, passed[0] + 60.0 - now_s)
         passed.append(now_s)
         return 0.0

@@ -27,7 +27,7 @@ from s3nsync.engine import Hand as EngineHand
 from s3nsync.errors import LeaseLost, QueueError, QueueMissing, TransportError, UndecodableEvent
 from s3nsync.events import Burial, decode, group_id
 from s3nsync.hands import Hand, Lease, Slots
-from s3nsync.model import Change, Delivery, Outcome, QueueName, Retry
+from s3nsync.model import Change, Delivery, Outcome, QueueName, Report, Retry
 from s3nsync.queues import Queue
 from s3nsync.settlement import Verdict, settle
 
@@ -57,26 +57,6 @@ class Replicate(Protocol):
         """Bring the key up to date."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One settled Change, for the log line and the figures; times in seconds.
-
-    `verb` is what became of the message, `outcome` is None when the lease was lost, `coalesced` counts the further
-    messages of the key that this look served.
-    """
-
-    change: Change
-    queue: QueueName
-    outcome: Outcome | None
-    verb: str
-    attempt: int
-    seconds: float
-    sent_at_s: float
-    coalesced: int
-    ambiguous: bool
-    checked: bool
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The worker's numbers; docs/configuration.md gives each one's reason.
@@ -88,7 +68,7 @@ class Limits:
     max_in_flight: int = 64
     lease_s: float = 300.0
     grace_s: float = 180.0
-    drain_s: float = 90.0
+    drain_s: float = 110.0
     poll_wait_s: float = 20.0
     stall_s: float = 300.0
 

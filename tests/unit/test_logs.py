@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from s3nsync.figures import OUTCOMES, human_bytes, lag_s, outcome_name, printable, record
 from s3nsync.logs import MASK, configure, log_change
-from s3nsync.model import Change, Copied, Deleted, Ignored, ObjectRef, Outcome, Rejected, Retry, Unchanged
-from s3nsync.worker import Report
-from settled import COPIED, NOW_S, Done
+from s3nsync.model import Change, Copied, Deleted, Ignored, ObjectRef, Outcome, Rejected, Report, Retry, Unchanged
+from settled_changes import COPIED, NOW_S, settled
 
 CANARY = 'k3y/+with"odd\\chars='
 
@@ -45,26 +44,9 @@ def json_lines(stream: io.StringIO) -> list[dict[str, object]]:
 # --- the record ------------------------------------------------------------------------------------------------
 
 
-def test_the_workers_report_is_a_settled_change() -> None:
-    """The record is made from the very type that the worker reports."""
-    report = Report(
-        change=Change(ObjectRef("media", "a"), "put"),
-        queue="live",
-        outcome=COPIED,
-        verb="ack",
-        attempt=1,
-        seconds=0.1,
-        sent_at_s=NOW_S - 1,
-        coalesced=0,
-        ambiguous=False,
-        checked=False,
-    )
-    assert record(report, NOW_S)["outcome"] == "copied"
-
-
 def test_a_plain_copy_has_exactly_the_canonical_fields() -> None:
     """What says nothing is left out; what every line has is always there."""
-    assert record(Done(), NOW_S) == {
+    assert record(settled(), NOW_S) == {
         "outcome": "copied",
         "bucket": "media",
         "key": "a b.jpg",
@@ -82,12 +64,12 @@ def test_a_plain_copy_has_exactly_the_canonical_fields() -> None:
 
 def test_a_troubled_change_says_what_and_why() -> None:
     """Reason, hint, notes and the flags stand in the record when there are any."""
-    done = Done(outcome=Rejected("has ..", "rename it"), verb="bury", coalesced=2, ambiguous=True, checked=True)
+    done = settled(outcome=Rejected("has ..", "rename it"), verb="bury", coalesced=2, ambiguous=True, checked=True)
     found = record(done, NOW_S)
     assert (found["reason"], found["hint"], found["verb"]) == ("has ..", "rename it", "bury")
     assert (found["coalesced"], found["ambiguous"], found["checked"]) == (2, True, True)
     assert "path" not in found
-    assert record(Done(outcome=Copied("/1/a", 1, "md5", ("gzip",))), NOW_S)["notes"] == ["gzip"]
+    assert record(settled(outcome=Copied("/1/a", 1, "md5", ("gzip",))), NOW_S)["notes"] == ["gzip"]
 
 
 @pytest.mark.parametrize(
@@ -112,19 +94,19 @@ def test_each_outcome_has_its_word(outcome: Outcome | None, name: str) -> None:
 @pytest.mark.parametrize(
     ("done", "lag"),
     [
-        (Done(), 2.0),
-        (Done(change=Change(ObjectRef("m", "k"), "put", event_time="2026-09-21T14:13:10.000Z")), 10.0),
-        (Done(change=Change(ObjectRef("m", "k"), "put", event_time="2026-09-21T14:13:10")), 2.0),
-        (Done(change=Change(ObjectRef("m", "k"), "put", event_time="yesterday")), 2.0),
-        (Done(change=Change(ObjectRef("m", "k"), "put", event_time="2030-01-01T00:00:00Z")), 0.0),
-        (Done(sent_at_s=0.0), None),
-        (Done(queue="bulk"), None),
-        (Done(queue="check"), None),
-        (Done(outcome=Retry("later")), None),
-        (Done(outcome=None), None),
+        (settled(), 2.0),
+        (settled(change=Change(ObjectRef("m", "k"), "put", event_time="2026-09-21T14:13:10.000Z")), 10.0),
+        (settled(change=Change(ObjectRef("m", "k"), "put", event_time="2026-09-21T14:13:10")), 2.0),
+        (settled(change=Change(ObjectRef("m", "k"), "put", event_time="yesterday")), 2.0),
+        (settled(change=Change(ObjectRef("m", "k"), "put", event_time="2030-01-01T00:00:00Z")), 0.0),
+        (settled(sent_at_s=0.0), None),
+        (settled(queue="bulk"), None),
+        (settled(queue="check"), None),
+        (settled(outcome=Retry("later")), None),
+        (settled(outcome=None), None),
     ],
 )
-def test_only_live_changes_that_arrived_have_a_lag(done: Done, lag: float | None) -> None:
+def test_only_live_changes_that_arrived_have_a_lag(done: Report, lag: float | None) -> None:
     """From the event's own time, else from the message's; a time without a zone is none; never negative."""
     assert lag_s(done, NOW_S) == lag
 
@@ -154,7 +136,7 @@ def test_in_a_container_every_line_is_json() -> None:
     """Off a terminal `auto` is JSON: time, level and event first, with the record after them."""
     stream = io.StringIO()
     assert configure("auto", stream=stream).is_json
-    log_change(Done(), NOW_S)
+    log_change(settled(), NOW_S)
     (line,) = json_lines(stream)
     assert list(line)[:4] == ["time", "level", "event", "outcome"]
     assert line["event"] == "change"
@@ -165,14 +147,15 @@ def test_on_a_terminal_a_line_is_words() -> None:
     """On a terminal `auto` is plain: what, from where, to where, how much."""
     stream = Terminal()
     assert not configure("auto", stream=stream).is_json
-    log_change(Done(), NOW_S)
+    log_change(settled(), NOW_S)
     assert "copied    s3://media/a b.jpg -> /123456/a b.jpg (12.1 KiB)  seconds=0.034  lag_s=2.0" in stream.getvalue()
     assert "queue=" not in stream.getvalue()
 
 
 def test_a_key_cannot_steer_the_terminal_or_forge_a_line() -> None:
     """Control characters in names are escaped in both forms."""
-    done = Done(change=Change(ObjectRef("media", "a\n\x1b[2Jb\u2028\ud800"), "put"), outcome=Rejected("bad\x07 name"))
+    wild = Change(ObjectRef("media", "a\n\x1b[2Jb\u2028\ud800"), "put")
+    done = settled(change=wild, outcome=Rejected("bad\x07 name"))
     for stream in (Terminal(), io.StringIO()):
         configure("auto", stream=stream)
         log_change(done, NOW_S)
@@ -193,7 +176,7 @@ def test_levels_tell_what_needs_a_person(outcome: Outcome | None, level: str) ->
     """Info is business as usual, warning comes again by itself, error wants somebody."""
     stream = io.StringIO()
     configure("json", stream=stream)
-    log_change(Done(outcome=outcome), NOW_S)
+    log_change(settled(outcome=outcome), NOW_S)
     assert json_lines(stream)[0]["level"] == level
 
 
@@ -201,7 +184,7 @@ def test_the_level_leaves_out_what_is_below() -> None:
     """At `warning` the lines of healthy changes are gone."""
     stream = io.StringIO()
     configure("json", "warning", stream=stream)
-    log_change(Done(), NOW_S)
+    log_change(settled(), NOW_S)
     assert not stream.getvalue()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from s3nsync.metrics import MAX_SAMPLES, MAX_VALUES, UNITS, Lags, Metrics
 from s3nsync.model import Change, Deleted, Ignored, ObjectRef, Rejected, Retry
-from settled import COPIED, NOW_S, Done
+from settled_changes import COPIED, NOW_S, settled
 
 
 class Board:
@@ -65,12 +65,12 @@ def test_a_busy_minute_is_one_line_for_the_service_and_one_for_each_bucket() -> 
     """Everything settled is counted under its word, in both."""
     board = Board()
     for done in (
-        Done(),
-        Done(outcome=Deleted("/1/a", existed=True), coalesced=2),
-        Done(outcome=Retry("503"), verb="retry", ambiguous=True, checked=True),
-        Done(outcome=Rejected("x"), verb="bury"),
-        Done(outcome=Ignored("archived", set_aside=True)),
-        Done(outcome=None, verb="lease lost"),
+        settled(),
+        settled(outcome=Deleted("/1/a", existed=True), coalesced=2),
+        settled(outcome=Retry("503"), verb="retry", ambiguous=True, checked=True),
+        settled(outcome=Rejected("x"), verb="bury"),
+        settled(outcome=Ignored("archived", set_aside=True)),
+        settled(outcome=None, verb="lease lost"),
     ):
         board.metrics.record(done)
     service, bucket = board.flushed()
@@ -101,7 +101,7 @@ def test_a_busy_minute_is_one_line_for_the_service_and_one_for_each_bucket() -> 
 def test_each_line_starts_anew() -> None:
     """What was written once is not written again."""
     board = Board()
-    board.metrics.record(Done())
+    board.metrics.record(settled())
     board.flushed()
     (line,) = board.flushed()
     assert line["objects"] == 0
@@ -110,7 +110,7 @@ def test_each_line_starts_anew() -> None:
 def test_a_strange_bucket_gets_no_line_of_its_own() -> None:
     """Dimensions cost money and come from messages: only the routes' buckets count."""
     board = Board()
-    board.metrics.record(Done(change=Change(ObjectRef("stranger", "k"), "put")))
+    board.metrics.record(settled(change=Change(ObjectRef("stranger", "k"), "put")))
     (line,) = board.flushed()
     assert line["objects"] == 1
 
@@ -158,7 +158,7 @@ async def test_running_flushes_at_once_on_time_and_at_the_end() -> None:
     task = asyncio.create_task(board.metrics.run(60.0, sleep))
     await asyncio.wait_for(asleep.wait(), 5)
     assert (len(board.lines), slept) == (2, [60.0, 60.0])
-    board.metrics.record(Done(outcome=COPIED))
+    board.metrics.record(settled(outcome=COPIED))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -169,5 +169,5 @@ def test_every_metric_has_a_unit() -> None:
     """A name without a unit would be a KeyError in the middle of the night."""
     board = Board()
     for outcome in (COPIED, Ignored("x"), None):
-        board.metrics.record(Done(outcome=outcome, coalesced=1, ambiguous=True, checked=True))
+        board.metrics.record(settled(outcome=outcome, coalesced=1, ambiguous=True, checked=True))
     assert {name for line in board.flushed() for name in line} - {"_aws", "Service", "Bucket"} <= set(UNITS)

@@ -13,8 +13,8 @@ from fakes import NOW_S, FakeBudget, FakeQueue, FakeSource, FakeTarget
 from s3nsync import errors
 from s3nsync.engine import Hand, Replicator
 from s3nsync.events import encode, group_id
-from s3nsync.model import Change, Copied, Deleted, ObjectRef, Outcome, Rejected, Retry, Route
-from s3nsync.worker import Limits, Report, Worker
+from s3nsync.model import Change, Copied, Deleted, ObjectRef, Outcome, Rejected, Report, Retry, Route
+from s3nsync.worker import Limits, Worker
 
 REF = ObjectRef("media", "a.txt")
 PUT = Change(REF, "put", event_name="ObjectCreated:Put", sequencer="01")
