@@ -71,7 +71,9 @@ async def test_a_small_object_costs_one_get_and_one_put() -> None:
     """The hot path: no HEAD, no stat, no mkdir."""
     world = World()
     info = world.source.put(REF, b"hello")
-    assert await world.replicate() == Copied(PATH, 5, "md5")
+    hand = FakeHand()
+    assert await world.replicate(hand=hand) == Copied(PATH, 5, "md5")
+    assert (hand.debt.placed, hand.debt.sent, hand.debt.may_land) == (True, True, False)
     assert (world.source.calls, world.target.calls) == (["open"], [f"upload {PATH}"])
     assert world.target.files[PATH] == (b"hello", info.last_modified_s)
 
