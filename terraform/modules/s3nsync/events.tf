@@ -1,0 +1,111 @@
+# --- from the bucket to the function --------------------------------------------------------------------------------
+# Either S3 calls the function itself, or EventBridge does by a rule for each bucket. Keys come form-encoded on the first
+# way and raw on the second; the function knows both.
+
+locals {
+  # S3 refuses overlapping filters, so of nested prefixes only the outermost is asked for; the routes sort out the rest.
+  prefixes = {
+    for bucket in local.buckets : bucket => [
+      for prefix in distinct([for route in var.routes : route.prefix if route.bucket == bucket]) : prefix
+      if length([
+        for route in var.routes : route
+        if route.bucket == bucket && route.prefix != prefix && startswith(prefix, route.prefix)
+      ]) == 0
+    ]
+  }
+  suffixes = length(var.event_suffixes) > 0 ? var.event_suffixes : [""]
+
+  by_eventbridge = var.event_path == "eventbridge"
+}
+
+resource "aws_s3_bucket_notification" "source" {
+  for_each = var.manage_bucket_notification ? local.buckets : []
+
+  bucket      = each.key
+  eventbridge = local.by_eventbridge
+
+  dynamic "lambda_function" {
+    for_each = local.by_eventbridge ? [] : setproduct(local.prefixes[each.key], local.suffixes)
+    content {
+      id                  = "${var.name}-${substr(sha1(join("*", lambda_function.value)), 0, 8)}"
+      lambda_function_arn = aws_lambda_function.intake.arn
+      events = [
+        "s3:ObjectCreated:*",
+        "s3:ObjectRemoved:*",
+        "s3:LifecycleExpiration:*",
+        "s3:ObjectRestore:Completed", # an archived object that was set aside can be read now
+      ]
+      # Filters are compared with the key in the form that events carry: encoded, "/" left alone.
+      filter_prefix = replace(urlencode(lambda_function.value[0]), "%2F", "/")
+      filter_suffix = replace(urlencode(lambda_function.value[1]), "%2F", "/")
+    }
+  }
+
+  depends_on = [aws_lambda_permission.s3, terraform_data.bucket_is_free] # S3 tries the permission when this is set
+}
+
+resource "aws_lambda_permission" "s3" {
+  for_each = local.by_eventbridge ? [] : local.buckets
+
+  statement_id   = "s3-${substr(sha1(each.key), 0, 8)}"
+  action         = "lambda:InvokeFunction"
+  function_name  = aws_lambda_function.intake.function_name
+  principal      = "s3.amazonaws.com"
+  source_arn     = data.aws_s3_bucket.source[each.key].arn
+  source_account = local.account # a bucket's ARN names no account: somebody else could make a deleted one again
+}
+
+# --- the other way: EventBridge -------------------------------------------------------------------------------------
+
+locals {
+  # EventBridge's patterns: * and \ in a prefix are meant as they are.
+  key_patterns = {
+    for bucket, prefixes in local.prefixes : bucket => [
+      for pair in setproduct(prefixes, local.suffixes) :
+      pair[1] == "" ? { prefix = pair[0] } : {
+        wildcard               = "${replace(replace(pair[0], "\\", "\\\\"), "*", "\\*")}*${replace(replace(pair[1], "\\", "\\\\"), "*", "\\*")}"
+      }
+    ]
+  }
+}
+
+resource "aws_cloudwatch_event_rule" "source" {
+  for_each = local.by_eventbridge ? local.buckets : []
+
+  name        = "${var.name}-s3-${substr(sha1(each.key), 0, 8)}"
+  description = "Changes in s3://${each.key} to the function ${aws_lambda_function.intake.function_name}"
+  event_pattern = jsonencode({
+    source      = ["aws.s3"]
+    detail-type = ["Object Created", "Object Deleted", "Object Restore Completed"]
+    detail = {
+      bucket = { name = [each.key] }
+      object = { key = local.key_patterns[each.key] }
+    }
+  })
+}
+
+resource "aws_cloudwatch_event_target" "source" {
+  for_each = aws_cloudwatch_event_rule.source
+
+  rule = each.value.name
+  arn  = aws_lambda_function.intake.arn
+
+  # EventBridge's own most: a day, 185 times. What still fails goes where Lambda's failures go.
+  retry_policy {
+    maximum_event_age_in_seconds = 86400
+    maximum_retry_attempts       = 185
+  }
+  dead_letter_config {
+    arn = aws_sqs_queue.failure.arn
+  }
+}
+
+resource "aws_lambda_permission" "eventbridge" {
+  for_each = aws_cloudwatch_event_rule.source
+
+  statement_id  = "events-${substr(sha1(each.key), 0, 8)}"
+  action        = "lambda:InvokeFunction"
+  function_name = aws_lambda_function.intake.function_name
+  principal     = "events.amazonaws.com"
+  source_arn    = each.value.arn
+}
