@@ -105,6 +105,7 @@ class Worker:
         self._paused_until_s = 0.0
         self._pause_s = PAUSE_FIRST_S
         self._live_is_full = False
+        self._heard_s = clock_s()
         self.settled: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -121,6 +122,24 @@ class Worker:
     def paused(self) -> bool:
         """Whether receiving is stopped because going on would only burn the backlog."""
         return self._clock_s() < self._paused_until_s
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._stopping.is_set()
+
+    @property
+    def silence_s(self) -> float:
+        """For how long the live queue has not answered; 0 while it is not asked: paused, or every slot at work."""
+        return 0.0 if self._saturated else max(0.0, self._clock_s() - self._heard_s)
+
+    @property
+    def _saturated(self) -> bool:
+        return self.in_flight >= self._slots.total
+
+    def _expect_answer_from(self, moment_s: float) -> None:
+        """Count the live queue's silence from this moment at the earliest."""
+        self._heard_s = max(self._heard_s, moment_s)
 
     def stop(self) -> None:
         """Take nothing more; hands finish or are given back. Safe to call twice and from a signal handler."""
@@ -205,6 +224,7 @@ class Worker:
             asked_s = self._clock_s()
             deliveries = await queue.receive(taken, self._limits.poll_wait_s)
             if queue.name == "live":
+                self._expect_answer_from(self._clock_s())
                 self._live_is_full = len(deliveries) == RECEIVE_MAX
             if self._stopping.is_set():
                 await self._give_back(queue, deliveries)
@@ -276,6 +296,8 @@ class Worker:
             outcome = await self._replicate(hand)
             await _uncut(self._settle(hand, outcome, started_s))
         finally:
+            if self._saturated:
+                self._expect_answer_from(self._clock_s())
             self._hands.discard(hand)
             await self._slots.give(1)
 
@@ -389,6 +411,7 @@ class Worker:
         if outcome.pause and not self.paused:
             log.error("receiving is paused", seconds=self._pause_s, reason=outcome.reason)
             self._paused_until_s = self._clock_s() + self._pause_s
+            self._expect_answer_from(self._paused_until_s)
             self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
 
     # --- leases ---
