@@ -198,6 +198,28 @@ def _show_health(ui: Ui, name: str | None = None) -> int:
     return 0 if finding.healthy else 1
 
 
+@app.command()
+def doctor(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Look at everything that replication depends on, and say what to mend; exit code 1 if anything failed."""
+    from s3nsync.doctor import examine  # noqa: PLC0415 - no other verb needs it
+
+    ui = Ui(as_json=as_json, debug=_debug())
+
+    async def show() -> int:
+        settings = load(config, os.environ)
+        ui.redact = configure("auto", "error", settings.secrets()).redact
+        counts = dict.fromkeys(("ok", "warning", "failed"), 0)
+        async for each in examine(settings):
+            counts[each.level] += 1
+            hint = f"\n         {each.hint}" if each.hint else ""
+            ui.say("finding", f"{each.level:8} {each.what}{hint}", level=each.level, what=each.what, hint=each.hint)
+        words = ", ".join(f"{count} {level}" for level, count in counts.items() if count)
+        ui.say("summary", words, **counts)
+        return 1 if counts["failed"] else 0
+
+    _finish(ui, lambda: _await(show()))
+
+
 # --- settings and packaging ------------------------------------------------------------------------------------
 
 

@@ -289,6 +289,29 @@ def test_the_names_of_the_proof_of_concept_keep_working(scene: Stage, tmp_path: 
         assert process.wait() == 0
 
 
+def test_doctor_finds_the_stage_in_order_and_leaves_nothing_behind(scene: Stage, tmp_path: Path) -> None:
+    """Every check runs against the real parts; a spoilt check queue is found, with exit code 1."""
+    with worker(scene, tmp_path, "doctor --json") as process:
+        assert process.wait() == 0, process.text
+    findings = [json.loads(line) for line in process.out]
+    assert findings[-1]["type"] == "summary"
+    assert findings[-1]["failed"] == 0
+    said = " ".join(str(each.get("what", "")) for each in findings)
+    for word in (
+        "AWS credentials",
+        "clock",
+        f"bucket {BUCKET}: is in",
+        "reach a function",
+        "check queue",
+        "a probe was",
+    ):
+        assert word in said
+    assert not any(".s3nsync-doctor" in path for path in scene.emulator.snapshot())
+    with worker(scene, tmp_path, "doctor", S3NSYNC_WORKER_GRACE_S="9") as process:
+        assert process.wait() == 1
+    assert any(line.startswith("failed") and "check queue" in line for line in process.out)
+
+
 def _wrong_secret(env: dict[str, str], _: Path) -> None:
     env["NS_SECRET"] = json.dumps({**json.loads(env["NS_SECRET"]), "NS_KEY": "wrong-key-0123456789"})
 

@@ -1,0 +1,260 @@
+"""`s3nsync doctor`: look at everything that replication depends on, and say what to mend.
+
+Facts are gathered by thin calls; each judgement on them is a pure function that gives Findings. Nothing is changed but
+one probe object on each NetStorage target, which is written, looked at and removed again. A check that cannot be made
+(a permission that only the doctor lacks) is a warning, never a failure: the worker may well be fine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Literal
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from s3nsync.app import App, assemble, resolve
+from s3nsync.errors import S3nsyncError
+from s3nsync.mapping import target_directory
+from s3nsync.model import QueueName, Report, Route
+from s3nsync.netstorage import NetStorage
+from s3nsync.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import NotificationConfigurationResponseTypeDef
+    from mypy_boto3_sqs import SQSClient
+
+Level = Literal["ok", "warning", "failed"]
+
+EVENTS_NEEDED = ("s3:ObjectCreated:", "s3:ObjectRemoved:", "s3:LifecycleExpiration:")
+"""Without the last, objects that a lifecycle rule deletes stay on NetStorage for ever."""
+
+MAX_SKEW_S = 30.0
+"""NetStorage refuses signatures that are a minute off; half of that leaves room for a slow request."""
+
+DEAD_RETENTION_S = 14 * 86_400
+"""The longest that SQS keeps a message, and what dead letters deserve."""
+
+REDRIVE_AT_LEAST = 20
+"""Receives are also raised by waiting and draining, so a small limit would bury healthy messages without a reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `hint` says what to do unless all is well."""
+
+    level: Level
+    what: str
+    hint: str = ""
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Give the findings one after the other, the cheap and basic ones first."""
+    for finding in await _asked(lambda: asyncio.to_thread(_identity, settings), "AWS credentials", needed=True):
+        yield finding
+    try:
+        whole = await resolve(settings)
+    except S3nsyncError as error:
+        yield Finding("failed", error.message, error.hint)
+        return
+    yield Finding("ok", f"accounts: {', '.join(sorted(whole.accounts))} (host, user and key are there)")
+    async with assemble(whole, report=_nobody_listens) as app:
+        for bucket in sorted({route.bucket for route in whole.routes}):
+            async for finding in _bucket(app, whole, bucket):
+                yield finding
+        async for finding in _queues(whole):
+            yield finding
+        for route in whole.routes:
+            yield await _netstorage(app.targets[route.account], route)
+
+
+def _nobody_listens(_report: Report) -> None:
+    """Take reports that never come: the doctor moves no message."""
+
+
+async def _asked(
+    ask: Callable[[], Awaitable[Sequence[Finding]]], what: str, *, needed: bool = False
+) -> Sequence[Finding]:
+    """Give what a question brings; a refused one is a finding of its own."""
+    try:
+        return await ask()
+    except (BotoCoreError, ClientError) as error:
+        level: Level = "failed" if needed else "warning"
+        hint = "check the AWS credentials" if needed else "allow it to this role if you want it checked"
+        return [Finding(level, f"{what}: {error}", hint)]
+
+
+# --- AWS -------------------------------------------------------------------------------------------------------
+
+
+def _identity(settings: Settings) -> Sequence[Finding]:
+    client = boto3.client("sts", region_name=settings.region, endpoint_url=settings.aws.endpoint_url)
+    answer = client.get_caller_identity()
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    return [
+        Finding("ok", f"AWS credentials: {answer['Arn']}, account {answer['Account']}"),
+        *judge_clock(date, time.time(), "AWS"),
+    ]
+
+
+def judge_clock(date: str, now_s: float, whose: str) -> Iterator[Finding]:
+    """Judge our clock by the Date header of an answer that came just now."""
+    try:
+        skew_s = parsedate_to_datetime(date).timestamp() - now_s
+    except ValueError:
+        return
+    if abs(skew_s) > MAX_SKEW_S:
+        yield Finding("warning", f"clock: {abs(skew_s):.0f} s off {whose}'s", "set this machine's clock by NTP")
+    else:
+        yield Finding("ok", f"clock: within {MAX_SKEW_S:.0f} s of {whose}'s")
+
+
+async def _bucket(app: App, settings: Settings, bucket: str) -> AsyncIterator[Finding]:
+    try:
+        await app.s3.probe(bucket)
+    except S3nsyncError as error:
+        yield Finding("failed", f"bucket {bucket}: {error.message}", error.hint)
+        return
+    yield Finding("ok", f"bucket {bucket}: is in {settings.region} and may be listed")
+
+    def ask() -> Sequence[Finding]:
+        client = boto3.client("s3", region_name=settings.region, endpoint_url=settings.aws.endpoint_url)
+        return list(judge_wiring(bucket, client.get_bucket_notification_configuration(Bucket=bucket)))
+
+    for finding in await _asked(lambda: asyncio.to_thread(ask), f"bucket {bucket}: notifications"):
+        yield finding
+
+
+def judge_wiring(bucket: str, found: NotificationConfigurationResponseTypeDef) -> Iterator[Finding]:
+    """Judge a bucket's notification configuration: the events that we need must reach a function or EventBridge."""
+    functions = found.get("LambdaFunctionConfigurations") or []
+    if not functions and found.get("EventBridgeConfiguration") is not None:
+        yield Finding("ok", f"bucket {bucket}: its events go to EventBridge")
+        return
+    if not functions:
+        yield Finding(
+            "failed",
+            f"bucket {bucket}: its events go to no function",
+            "apply the Terraform module, or add the notification by hand (README)",
+        )
+        return
+    sent = {event for each in functions for event in each["Events"]}
+    for prefix in EVENTS_NEEDED:
+        whole = f"{prefix}*" in sent
+        some = any(event.startswith(prefix) for event in sent)
+        if not whole:
+            level: Level = "warning" if some else "failed"
+            what = "some of" if some else "no"
+            yield Finding(level, f"bucket {bucket}: {what} {prefix}* events reach a function", f"add {prefix}*")
+    if all(f"{prefix}*" in sent for prefix in EVENTS_NEEDED):
+        yield Finding("ok", f"bucket {bucket}: creations, deletions and expirations reach a function")
+    others = len(found.get("QueueConfigurations", [])) + len(found.get("TopicConfigurations", []))
+    if others:
+        yield Finding("ok", f"bucket {bucket}: {others} more notifications, to queues or topics, are left alone")
+
+
+# --- queues ----------------------------------------------------------------------------------------------------
+
+
+async def _queues(settings: Settings) -> AsyncIterator[Finding]:
+    client = boto3.client("sqs", region_name=settings.region, endpoint_url=settings.aws.endpoint_url)
+    urls: dict[QueueName | Literal["dead"], str | None] = {
+        "live": settings.queues.live,
+        "bulk": settings.queues.bulk,
+        "check": settings.queues.check,
+        "dead": settings.queues.dead,
+    }
+    for name, url in urls.items():
+        if url is None:
+            hint = "set queues.bulk before you use sync, verify --repair or failed retry"
+            yield Finding("warning", f"{name} queue: none is configured", hint)
+            continue
+        for finding in await _asked(_reading(client, name, url, settings), f"{name} queue", needed=True):
+            yield finding
+
+
+def _reading(
+    client: SQSClient, name: QueueName | Literal["dead"], url: str, settings: Settings
+) -> Callable[[], Awaitable[Sequence[Finding]]]:
+    def read() -> Sequence[Finding]:
+        attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        return list(judge_queue(name, {str(k): v for k, v in attributes.items()}, grace_s=settings.worker.grace_s))
+
+    return lambda: asyncio.to_thread(read)
+
+
+def judge_queue(name: QueueName | Literal["dead"], attributes: Mapping[str, str], *, grace_s: int) -> Iterator[Finding]:
+    """Judge one queue by its attributes: what the protocol needs is failed, what costs speed or days a warning."""
+    findings = [*_judge_fifo(name, attributes), *_judge_delay(name, attributes, grace_s)]
+    findings += _judge_dead(attributes) if name == "dead" else _judge_redrive(name, attributes)
+    waiting = attributes.get("ApproximateNumberOfMessages", "?")
+    yield from findings or [Finding("ok", f"{name} queue: set up as it must be; {waiting} messages wait")]
+
+
+def _judge_fifo(name: str, attributes: Mapping[str, str]) -> Iterator[Finding]:
+    if attributes.get("FifoQueue") != "true":
+        yield Finding("failed", f"{name} queue: is no FIFO queue", "make it anew as FIFO; a standard queue loses order")
+    scope = attributes.get("DeduplicationScope")
+    limit = attributes.get("FifoThroughputLimit")
+    if name != "dead" and (scope != "messageGroup" or limit != "perMessageGroupId"):
+        hint = "set DeduplicationScope messageGroup and FifoThroughputLimit perMessageGroupId"
+        yield Finding("warning", f"{name} queue: not in high-throughput mode (300 calls a second at most)", hint)
+
+
+def _judge_delay(name: str, attributes: Mapping[str, str], grace_s: int) -> Iterator[Finding]:
+    delay_s = int(attributes.get("DelaySeconds", "0"))
+    if name == "check" and delay_s < grace_s:
+        hint = f"set its DelaySeconds to {grace_s}: an earlier look may miss a write that lands late"
+        what = f"check queue: shows its messages after {delay_s} s, and the grace is {grace_s} s"
+        yield Finding("failed", what, hint)
+    if name in {"live", "bulk"} and delay_s:
+        yield Finding("warning", f"{name} queue: holds each message back for {delay_s} s", "set its DelaySeconds to 0")
+
+
+def _judge_dead(attributes: Mapping[str, str]) -> Iterator[Finding]:
+    retention_s = int(attributes.get("MessageRetentionPeriod", "0"))
+    if retention_s < DEAD_RETENTION_S:
+        hint = "set its MessageRetentionPeriod to 1209600"
+        yield Finding("warning", f"dead queue: forgets its entries after {retention_s // 86_400} days", hint)
+
+
+def _judge_redrive(name: str, attributes: Mapping[str, str]) -> Iterator[Finding]:
+    policy = attributes.get("RedrivePolicy")
+    if policy is None:
+        hint = "redrive it to the dead queue after 100 receives"
+        yield Finding("warning", f"{name} queue: a message that kills workers would go round for ever", hint)
+        return
+    receives = int(json.loads(policy).get("maxReceiveCount", 0))
+    if receives < REDRIVE_AT_LEAST:
+        hint = "set maxReceiveCount to 100: waiting and draining count as receives too"
+        yield Finding("warning", f"{name} queue: buries after {receives} receives, without a reason", hint)
+
+
+# --- NetStorage ------------------------------------------------------------------------------------------------
+
+
+async def _netstorage(target: NetStorage, route: Route) -> Finding:
+    """Write, look at and remove one small object where the route's objects go."""
+    where = target_directory(route).rstrip("/")
+    path = f"{where}/.s3nsync-doctor-{secrets.token_hex(8)}"
+    body = f"a probe of s3nsync doctor, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}; may be removed\n".encode()
+    try:
+        await target.upload(path, body)
+        seen = await target.stat(path)
+        await target.delete(path)
+    except S3nsyncError as error:
+        return Finding("failed", f"NetStorage {where}: {error.message}", error.hint)
+    if abs(target.clock_offset_s) > MAX_SKEW_S:
+        what = f"NetStorage {where}: may be written, but this clock is {abs(target.clock_offset_s):.0f} s off"
+        return Finding("warning", what, "set this machine's clock by NTP")
+    if seen is None:
+        what = f"NetStorage {where}: a probe was written and removed, and a look in between did not see it"
+        return Finding("warning", what, "a replica was behind; nothing to do unless it lasts")
+    return Finding("ok", f"NetStorage {where}: a probe was written, seen and removed")

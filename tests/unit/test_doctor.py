@@ -1,0 +1,95 @@
+"""The doctor's judgements: facts in, findings out."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from fakes import NOW_S
+from s3nsync.doctor import EVENTS_NEEDED, Finding, judge_clock, judge_queue, judge_wiring
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import NotificationConfigurationResponseTypeDef
+
+GOOD = {
+    "FifoQueue": "true",
+    "DeduplicationScope": "messageGroup",
+    "FifoThroughputLimit": "perMessageGroupId",
+    "DelaySeconds": "0",
+    "MessageRetentionPeriod": "1209600",
+    "RedrivePolicy": json.dumps({"deadLetterTargetArn": "arn", "maxReceiveCount": 100}),
+}
+FUNCTION = {"LambdaFunctionArn": "arn", "Events": [*(f"{prefix}*" for prefix in EVENTS_NEEDED)]}
+
+
+def _levels(findings: list[Finding]) -> list[str]:
+    assert all(each.hint or each.level == "ok" for each in findings), "each trouble says what to do"
+    return [each.level for each in findings]
+
+
+@pytest.mark.parametrize(("off_s", "level"), [(0, "ok"), (29, "ok"), (31, "warning"), (-300, "warning")])
+def test_a_clock_half_a_minute_off_is_a_warning(off_s: float, level: str) -> None:
+    """Either way: signatures are refused on both sides."""
+    date = format_datetime(datetime.fromtimestamp(NOW_S + off_s, UTC), usegmt=True)
+    assert _levels(list(judge_clock(date, NOW_S, "AWS"))) == [level]
+    assert list(judge_clock("", NOW_S, "AWS")) == []
+
+
+def test_a_queue_as_the_readme_makes_it_is_fine() -> None:
+    """All four of them."""
+    for name in ("live", "bulk", "dead"):
+        assert _levels(list(judge_queue(name, GOOD, grace_s=180))) == ["ok"]
+    assert _levels(list(judge_queue("check", {**GOOD, "DelaySeconds": "180"}, grace_s=180))) == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "spoilt", "level", "says"),
+    [
+        ("live", {"FifoQueue": "false"}, "failed", "no FIFO"),
+        ("live", {"DeduplicationScope": "queue"}, "warning", "high-throughput"),
+        ("bulk", {"FifoThroughputLimit": "perQueue"}, "warning", "high-throughput"),
+        ("live", {"DelaySeconds": "5"}, "warning", "5 s"),
+        ("check", {"DelaySeconds": "179"}, "failed", "179 s"),
+        ("dead", {"MessageRetentionPeriod": "345600"}, "warning", "4 days"),
+        ("live", {"RedrivePolicy": json.dumps({"maxReceiveCount": 3})}, "warning", "3 receives"),
+    ],
+)
+def test_what_is_wrong_with_a_queue_is_named(name: str, spoilt: dict[str, str], level: str, says: str) -> None:
+    """What breaks the protocol is failed, what costs speed or days is a warning."""
+    good = {**GOOD, "DelaySeconds": "180"} if name == "check" else GOOD
+    (finding,) = judge_queue(name, {**good, **spoilt}, grace_s=180)  # type: ignore[arg-type]
+    assert finding.level == level
+    assert says in finding.what
+    assert finding.hint
+
+
+def test_a_queue_without_redrive_is_a_warning() -> None:
+    """A message that kills workers would go round for ever."""
+    bare = {name: value for name, value in GOOD.items() if name != "RedrivePolicy"}
+    assert _levels(list(judge_queue("live", bare, grace_s=180))) == ["warning"]
+
+
+def _judged(found: dict[str, object]) -> list[str]:
+    return _levels(list(judge_wiring("media", cast("NotificationConfigurationResponseTypeDef", found))))
+
+
+def test_wiring_needs_all_three_kinds_of_event() -> None:
+    """Objects deleted by a lifecycle rule would stay for ever without LifecycleExpiration."""
+    assert _judged({"LambdaFunctionConfigurations": [FUNCTION]}) == ["ok"]
+    for prefix in EVENTS_NEEDED:
+        events = [event for event in FUNCTION["Events"] if not event.startswith(prefix)]
+        assert _judged({"LambdaFunctionConfigurations": [{**FUNCTION, "Events": events}]}) == ["failed"]
+        some = [*events, f"{prefix}Delete"]
+        assert _judged({"LambdaFunctionConfigurations": [{**FUNCTION, "Events": some}]}) == ["warning"]
+
+
+def test_a_bucket_that_tells_nobody_has_failed_and_eventbridge_is_fine() -> None:
+    """Other people's notifications are no concern, but none at all is."""
+    assert _judged({}) == ["failed"]
+    assert _judged({"QueueConfigurations": [{}]}) == ["failed"]
+    assert _judged({"EventBridgeConfiguration": {}}) == ["ok"]
+    assert _judged({"LambdaFunctionConfigurations": [FUNCTION], "TopicConfigurations": [{}]}) == ["ok", "ok"]
