@@ -38,6 +38,11 @@ output "service_name" {
   value       = module.s3nsync.service_name
 }
 
+output "routes_json" {
+  description = "The routes as function and worker read them."
+  value       = module.s3nsync.routes_json
+}
+
 output "worker_environment" {
   description = "The worker's settings, as its tasks get them; the secrets come on top, as NS_SECRET."
   value       = module.s3nsync.worker_environment

@@ -17,7 +17,7 @@ run "the_proof_of_concepts_variables_are_enough" {
   command = plan
 
   assert {
-    condition     = jsondecode(module.s3nsync.routes_json) == [{ bucket = "media", cpcode = "123456" }]
+    condition     = jsondecode(output.routes_json) == [{ bucket = "media", cpcode = "123456" }]
     error_message = "One route stands for bucket and cpcode."
   }
   assert {
@@ -38,7 +38,7 @@ run "routes_take_their_place" {
   }
 
   assert {
-    condition = jsondecode(module.s3nsync.routes_json) == [
+    condition = jsondecode(output.routes_json) == [
       { bucket = "media", cpcode = "123456", prefix = "video/", strip_prefix = "video/", directory = "v", include = ["*.mp4"] },
       { bucket = "media", cpcode = "654321", prefix = "images/", deletes = "ignore", settle_s = 5 },
     ]

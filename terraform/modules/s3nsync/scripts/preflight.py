@@ -86,7 +86,7 @@ def ask(arguments: Sequence[str], region: str) -> Mapping[str, object]:
             f"AWS refused: aws {' '.join(arguments)}: {done.stderr.strip()} "
             "(the command line must have the same credentials as Terraform: AWS_PROFILE, or the AWS_ variables)"
         )
-    answer: Mapping[str, object] = json.loads(done.stdout or "{}")  # no notifications: no output at all
+    answer: Mapping[str, object] = json.loads(done.stdout.strip() or "{}")  # no notifications: no output
     return answer
 
 
