@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
 from s3nsync.engine import Debt
 from s3nsync.errors import LeaseLost, S3nsyncError
 from s3nsync.events import Burial, dedup_id, encode, group_id
-from s3nsync.model import Change, Delivery, Gone, ObjectRef, QueueName, SourceInfo
+from s3nsync.model import Change, Delivery, Gone, ObjectRef, QueueName, Route, SourceInfo
 from s3nsync.netstorage.wire import AtEnd, Entry, Removed, Uploaded
 from s3nsync.queues import Depth
 
@@ -70,6 +70,7 @@ class FakeSource:
     chunk_bytes: int = 4
     script: list[S3nsyncError | None] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    opened: list[FakeOpened] = field(default_factory=list)
     before_chunk: Callable[[int], None] = lambda _start: None
     on_head: Callable[[], None] = lambda: None
 
@@ -87,7 +88,8 @@ class FakeSource:
         found = self.objects.get(ref)
         if found is None:
             return Gone("no-such-key")
-        return FakeOpened(*found, self.chunk_bytes, self.before_chunk)
+        self.opened.append(FakeOpened(*found, self.chunk_bytes, self.before_chunk))
+        return self.opened[-1]
 
     async def head(self, ref: ObjectRef) -> SourceInfo | None:
         self.calls.append("head")
@@ -189,6 +191,37 @@ class FakeHand:
 
     def progress(self) -> None:
         self.moves += 1
+
+    def patience(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@dataclass
+class FakeGate:
+    """A gate that is open unless told otherwise, and remembers what it was told."""
+
+    rest_s: float = 0.0
+    healthy: bool = False
+    wants: int = 10
+    told: list[str] = field(default_factory=list)
+
+    def wait_s(self, _route: Route) -> float:
+        return self.rest_s
+
+    def answered(self, _route: Route) -> None:
+        self.told.append("answered")
+
+    def failed(self, _route: Route, _reason: str, *, at_once: bool = False) -> None:
+        self.told.append("failed at once" if at_once else "failed")
+
+    def hold(self, _route: Route, for_s: float, _reason: str) -> None:
+        self.told.append(f"hold {for_s:g}")
+
+    def is_healthy(self, _route: Route) -> bool:
+        return self.healthy
+
+    def appetite(self) -> int:
+        return self.wants
 
 
 class FakeBudget:

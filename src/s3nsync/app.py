@@ -26,10 +26,9 @@ from s3nsync.config import with_secret
 from s3nsync.engine import Replicator
 from s3nsync.errors import ConfigError, S3nsyncError
 from s3nsync.http import Http, tls_context
-from s3nsync.model import QueueName, Report
+from s3nsync.model import QueueName, Report, Route
 from s3nsync.netstorage import Account, NetStorage
-from s3nsync.pacing import Backoff, ByteBudget, DeleteBrake
-from s3nsync.queues import Queue
+from s3nsync.pacing import Backoff, Breaker, ByteBudget, DeleteBrake
 from s3nsync.queues.sqs import SqsQueue
 from s3nsync.s3 import S3
 from s3nsync.settings import AccountSettings, Settings
@@ -51,7 +50,7 @@ class App:
     settings: Settings
     worker: Worker
     s3: S3
-    queues: Mapping[QueueName, Queue]
+    queues: Mapping[QueueName, SqsQueue]
     targets: Mapping[str, NetStorage]
     budget: ByteBudget
 
@@ -59,7 +58,7 @@ class App:
         """Ask buckets, queues and accounts one cheap question each; raises the first error, all are logged."""
         questions = [
             *(self.s3.probe(bucket) for bucket in sorted({route.bucket for route in self.settings.routes})),
-            *(queue.depth() for queue in self.queues.values()),
+            *(queue.probe() for queue in self.queues.values()),
             *(
                 self.targets[account].stat(f"/{cpcode}")
                 for account, cpcode in sorted({(route.account, route.cpcode) for route in self.settings.routes})
@@ -92,6 +91,7 @@ async def assemble(
             stack.push_async_callback(queue.aclose)
         targets = await _targets(settings, stack)
         threads = stack.enter_context(ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="hash"))
+        gate = Breaker(settings.routes, suspended_clock_s, on_stop=_warn_of_rest, on_go=_tell_of_recovery)
         brake = DeleteBrake(settings.worker.deletes_per_minute, suspended_clock_s)
         backoff = Backoff(base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
         engine = Replicator(
@@ -99,6 +99,7 @@ async def assemble(
             source=s3,
             targets=targets,
             budget=budget,
+            gate=gate,
             backoff_s=backoff.delay_s,
             now_s=time.time,
             sleep=asyncio.sleep,
@@ -113,6 +114,7 @@ async def assemble(
             bulk=queues.get("bulk"),
             check=queues["check"],
             engine=engine,
+            gate=gate,
             limits=_limits(settings),
             report=report,
             clock_s=suspended_clock_s,
@@ -177,6 +179,14 @@ def _account(name: str, account: AccountSettings) -> Account:
         raise ConfigError(f"accounts.{name}: its secret was not read", hint="a bug: resolve the settings first")
     scheme: Literal["http", "https"] = "http" if account.insecure_http else "https"
     return Account.parse(account.host, account.user, account.key.get_secret_value(), scheme=scheme)
+
+
+def _warn_of_rest(route: Route, seconds: float, reason: str) -> None:
+    log.error("the route rests", route=str(route), seconds=round(seconds, 1), reason=reason)
+
+
+def _tell_of_recovery(route: Route) -> None:
+    log.warning("the route goes again", route=str(route))
 
 
 def _warn_of_skew(offset_s: float) -> None:

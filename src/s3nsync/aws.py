@@ -15,7 +15,7 @@ from typing import Protocol
 
 from botocore.credentials import Credentials as BotoCredentials
 from botocore.credentials import RefreshableCredentials
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session, get_session
 
 from s3nsync.errors import SourceCredentials
@@ -83,7 +83,7 @@ class SessionCredentials:
         self._not_before_s = self._clock_s() + RENEWAL_PAUSE_S
         try:
             self._found, self._keys = await asyncio.to_thread(_frozen, self._found, self._session)
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:
             raise SourceCredentials(f"the AWS credentials cannot be had: {error}") from error
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -158,23 +159,27 @@ async def _with_metrics(work: Coroutine[object, object, None], metrics: Metrics 
         await work
         return
     working, writing = asyncio.create_task(work), asyncio.create_task(metrics.run(flush_s))
-    await asyncio.wait([working, writing], return_when=asyncio.FIRST_COMPLETED)
-    first, other = (working, writing) if working.done() else (writing, working)
-    other.cancel()
-    await asyncio.gather(other, return_exceptions=True)
-    first.result()
+    try:
+        done, _ = await asyncio.wait([working, writing], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        writing.cancel()
+        await asyncio.gather(working, writing, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 @contextmanager
-def _stopping(stop: Callable[[], None]) -> Iterator[None]:
-    """Have SIGTERM and SIGINT call `stop`; a second one ends the process the hard way, which loses nothing either."""
+def _stopping(stop: Callable[[], None], *, hard: bool = True) -> Iterator[None]:
+    """Have SIGTERM and SIGINT call `stop`; a second one, if `hard`, ends the process at once: that loses nothing."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT)
 
     def first() -> None:
         stop()
-        for number in numbers:
+        for number in numbers if hard else ():
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)  # not Python's own, which waits for whatever is under way
 
     for number in numbers:
         loop.add_signal_handler(number, first)
@@ -280,7 +285,7 @@ def dev() -> None:
         from s3nsync.demo import run_dev  # noqa: PLC0415 - needs the `dev` extra
 
         configure("auto", "info")
-        _await(run_dev(ui.note, _stopping, lambda settled: log_change(settled, time.time())))
+        _await(run_dev(ui.note, partial(_stopping, hard=False), lambda settled: log_change(settled, time.time())))
 
     _finish(ui, keep)
 

@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from s3nsync.errors import S3nsyncError, SourceArchived
+from s3nsync.errors import S3nsyncError, SourceArchived, SourceUnavailable, TargetUnavailable, TransportError
 from s3nsync.model import Change, Gone, Ignored, Outcome, Rejected, Retry, Route, SourceInfo
 from s3nsync.netstorage.wire import Entry
 
@@ -185,10 +185,15 @@ def outcome_of(error: S3nsyncError, *, wait_s: float) -> Outcome:
     if isinstance(error, SourceArchived):
         return Ignored(reason, set_aside=True)
     if error.pauses_route:
-        return Retry(f"{reason} ({error.hint})", after_s=wait_s, failed=False, pause=True)
+        return Retry(f"{reason} ({error.hint})", after_s=wait_s, failed=False, outage=True)
     if error.transient:
-        return Retry(reason, after_s=max(wait_s, error.retry_after_s or 0.0))
+        return Retry(reason, after_s=max(wait_s, error.retry_after_s or 0.0), outage=is_outage(error))
     return Rejected(reason, error.hint)
+
+
+def is_outage(error: S3nsyncError) -> bool:
+    """Say whether an error speaks of the other side's state rather than of this key."""
+    return error.pauses_route or isinstance(error, TransportError | TargetUnavailable | SourceUnavailable)
 
 
 def is_hopeless(attempt: int, first_received_at_s: float, now_s: float) -> bool:

@@ -86,7 +86,7 @@ class Story:
 
     def settled(self, report: Report) -> None:
         """Note what the worker reports; checks confirm, they are no new write."""
-        key = report.change.ref.key
+        key = report.change.ref.key if report.change is not None else ""
         line = self.lines.get(key)
         if line is None or report.queue != "live":
             return

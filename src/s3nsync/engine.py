@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, aclosing
+from dataclasses import dataclass, replace
 from typing import Protocol, TypedDict
 
 from s3nsync.decide import (
@@ -31,6 +31,7 @@ from s3nsync.decide import (
     Upload,
     Wait,
     decide,
+    is_outage,
     outcome_of,
     wants_stat,
 )
@@ -129,6 +130,25 @@ class Target(Protocol):
         """Make the directory; fine if it exists."""
 
 
+class Gate(Protocol):
+    """Which routes may be worked on: see `pacing.Breaker`."""
+
+    def wait_s(self, route: Route) -> float:
+        """Give 0 if a key of the route may go now, else the seconds to wait."""
+
+    def answered(self, route: Route) -> None:
+        """Note that the other side did its work."""
+
+    def failed(self, route: Route, reason: str, *, at_once: bool = False) -> None:
+        """Note that the other side is in trouble."""
+
+    def hold(self, route: Route, for_s: float, reason: str) -> None:
+        """Rest the route for a while."""
+
+    def is_healthy(self, route: Route) -> bool:
+        """Say whether the other side did its work lately."""
+
+
 class Budget(Protocol):
     """The process-wide budget of bytes held in memory."""
 
@@ -199,6 +219,9 @@ class Hand(Protocol):
     def progress(self) -> None:
         """Note that the work moves: leases are extended only while it does."""
 
+    def patience(self) -> AbstractContextManager[None]:
+        """Count the block as moving, however long it takes: it waits for something of our own."""
+
 
 Offload = Callable[[Callable[[bytes], None], bytes], Awaitable[None]]
 """Runs a hash update with its bytes away from the event loop."""
@@ -208,16 +231,17 @@ Offload = Callable[[Callable[[bytes], None], bytes], Awaitable[None]]
 class Replicator:
     """Makes one key on NetStorage equal to S3, under the routes given.
 
-    `targets` holds one client for each upload account; objects up to `buffer_bytes` are held whole while they are
-    sent, larger ones are streamed; `backoff_s` gives the wait after failed attempt n; `brake_s` is asked before each
-    live delete and says how long deletes must rest (0: go on). Without `trailers`, a stream whose digest S3 does not
-    tell is proven by NetStorage's own MD5 afterwards.
+    `targets` holds one client for each upload account; `gate` says which routes may be worked on; `backoff_s` gives the
+    wait after failed attempt n; `brake_s` is asked before each live delete and says how long deletes must rest (0: go
+    on). Objects up to `buffer_bytes` are held whole while they are sent, larger ones are streamed. Without `trailers`,
+    a stream whose digest S3 does not tell is proven by NetStorage's own MD5 afterwards.
     """
 
     routes: Sequence[Route]
     source: Source
     targets: Mapping[str, Target]
     budget: Budget
+    gate: Gate
     backoff_s: Callable[[int], float]
     now_s: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
@@ -235,14 +259,31 @@ class Replicator:
         if isinstance(placement, Refused):
             return Rejected(placement.reason, placement.hint)
         hand.debt.placed = True
+        rest_s = self.gate.wait_s(placement.route)
+        if rest_s > 0:
+            return Retry(f"the route rests: {placement.route}", rest_s, failed=False)
         try:
             if isinstance(placement, FolderMarker):
-                return await self._mark_folder(change.ref, placement, hand)
-            return await self._converge(change, placement, hand)
+                outcome = await self._mark_folder(change.ref, placement, hand)
+            else:
+                outcome = await self._converge(change, placement, hand)
         except LeaseLost:
             raise
         except S3nsyncError as error:
-            return outcome_of(error, wait_s=self.backoff_s(hand.attempt))
+            return self._failed(error, placement.route, hand)
+        self.gate.answered(placement.route)
+        return outcome
+
+    def _failed(self, error: S3nsyncError, route: Route, hand: Hand) -> Outcome:
+        """Say what becomes of a failed key, and tell the gate whose fault it was."""
+        outcome = outcome_of(error, wait_s=self.backoff_s(hand.attempt))
+        if not is_outage(error):
+            self.gate.answered(route)
+            return outcome
+        self.gate.failed(route, error.message, at_once=error.pauses_route)
+        if isinstance(outcome, Retry) and self.gate.is_healthy(route):
+            return replace(outcome, outage=False)
+        return outcome
 
     async def _converge(self, change: Change, placed: Placed, hand: Hand) -> Outcome:
         """Go round until what was written is what S3 holds."""
@@ -285,7 +326,8 @@ class Replicator:
         rest_s = self.brake_s(placed.route) if hand.exclusive else 0.0
         if rest_s > 0:
             reason = f"brake: too many deletes in a minute on {placed.route}; is the bucket being emptied by mistake?"
-            return Retry(reason, rest_s, failed=False, pause=True)
+            self.gate.hold(placed.route, rest_s, reason)
+            return Retry(reason, rest_s, failed=False)
         guard = _guard(hand, whole=True)
         try:
             removed = await self.targets[placed.route.account].delete(placed.path, guard=guard)
@@ -326,8 +368,9 @@ class Replicator:
     async def _upload(self, placed: Placed, opened: Opened, action: Upload, hand: Hand, *, buffered: bool) -> Outcome:
         send = self._send_buffered if buffered else self._send_stream
         size_bytes = opened.info.size_bytes
-        async with self.budget.reserve(size_bytes if buffered else STREAM_BYTES):
-            hand.progress()
+        async with AsyncExitStack() as stack:
+            with hand.patience():
+                await stack.enter_async_context(self.budget.reserve(size_bytes if buffered else STREAM_BYTES))
             try:
                 uploaded, proof = await send(placed, opened, action, hand)
             except S3nsyncError as error:
@@ -431,8 +474,10 @@ class Replicator:
         """Make the directory that a key ending in `/` stands for, where the route wants it."""
         if marker.route.folder_markers == "ignore":
             return Ignored("a folder marker (the key ends in /): NetStorage needs none")
-        if await self.source.head(ref) is None:
+        opened = await self.source.open(ref)
+        if isinstance(opened, Gone):
             return Ignored("a folder marker that is gone: directories are left alone")
+        await opened.aclose()
         try:
             await self.targets[marker.route.account].mkdir(marker.path, guard=_guard(hand, whole=True))
         except S3nsyncError as error:

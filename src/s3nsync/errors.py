@@ -284,4 +284,7 @@ class QueueMissing(QueueError):
 
     transient = False
     exit_code = 3
-    default_hint = "check the queue URL, its region, and sqs:ReceiveMessage, DeleteMessage, ChangeMessageVisibility"
+    default_hint = (
+        "check the queue URL, its region, and that this role has sqs:ReceiveMessage, SendMessage, DeleteMessage, "
+        "ChangeMessageVisibility and GetQueueAttributes on it"
+    )

@@ -24,6 +24,11 @@ def outcome_name(outcome: Outcome | None) -> str:
             return type(outcome).__name__.lower()
 
 
+def settled_name(settled: Report) -> str:
+    """Give the word under which a settled Change is summed up: what became of it, else what it came to."""
+    return "buried" if settled.verb == "bury" else outcome_name(settled.outcome)
+
+
 def size_bytes(outcome: Outcome | None) -> int:
     """Give the bytes that were replicated."""
     return outcome.size_bytes if isinstance(outcome, Copied) else 0
@@ -37,7 +42,8 @@ def lag_s(settled: Report, now_s: float) -> float | None:
     """
     if settled.queue != "live" or not isinstance(settled.outcome, Copied | Deleted | Unchanged):
         return None
-    began_s = _event_time_s(settled.change.event_time) or settled.sent_at_s
+    event_time = settled.change.event_time if settled.change is not None else None
+    began_s = _event_time_s(event_time) or settled.sent_at_s
     return max(0.0, now_s - began_s) if began_s else None
 
 
@@ -56,15 +62,15 @@ def record(settled: Report, now_s: float) -> dict[str, object]:
     lag = lag_s(settled, now_s)
     fields: dict[str, object] = {
         "outcome": outcome_name(outcome),
-        "bucket": change.ref.bucket,
-        "key": change.ref.key,
+        "bucket": change.ref.bucket if change is not None else None,
+        "key": change.ref.key if change is not None else None,
         "path": getattr(outcome, "path", None),
         "bytes": size_bytes(outcome) if isinstance(outcome, Copied) else None,
         "seconds": round(settled.seconds, 3),
         "attempt": settled.attempt,
         "lag_s": None if lag is None else round(lag, 3),
         "queue": settled.queue,
-        "dialect": change.dialect,
+        "dialect": change.dialect if change is not None else None,
         "reason": getattr(outcome, "reason", None),
         "hint": getattr(outcome, "hint", None) or None,
         "proof": getattr(outcome, "proof", None),

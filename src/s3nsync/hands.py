@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from s3nsync.engine import Debt
@@ -36,6 +37,7 @@ class Hand:
     moved_s: float
     debt: Debt = field(default_factory=Debt)
     task: asyncio.Task[None] | None = None
+    patient: bool = False
 
     @property
     def exclusive(self) -> bool:
@@ -63,6 +65,20 @@ class Hand:
     def progress(self) -> None:
         """Note that the work moves."""
         self.moved_s = self.clock_s()
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Count the block as moving, however long it takes."""
+        self.patient = True
+        try:
+            yield
+        finally:
+            self.patient = False
+            self.progress()
+
+    def is_stalled(self, stall_s: float) -> bool:
+        """Say whether the work has not moved for so long."""
+        return not self.patient and self.clock_s() - self.moved_s > stall_s
 
 
 def _hand_is_the_engines(hand: Hand) -> EngineHand:

@@ -164,7 +164,8 @@ def _change_words(event: EventDict) -> str:
     event.pop("attempt" if event.get("attempt") == 1 else "", None)
     for name in ("dialect", "verb"):
         event.pop(name, None)
-    words = [f"{event.pop('outcome'):9}", printable(f"s3://{event.pop('bucket')}/{event.pop('key')}")]
+    what = f"s3://{event.pop('bucket')}/{event.pop('key')}" if "bucket" in event else "a message that cannot be read"
+    words = [f"{event.pop('outcome'):9}", printable(what)]
     if path := event.pop("path", None):
         words += ["->", printable(path)]
     if (size := event.pop("bytes", None)) is not None:

@@ -133,7 +133,7 @@ class Metrics:
         """Count one settled Change."""
         lag = lag_s(settled, self._now_s())
         self._total.add(settled, lag)
-        bucket = settled.change.ref.bucket
+        bucket = settled.change.ref.bucket if settled.change is not None else ""
         if bucket in self._buckets:
             self._by_bucket.setdefault(bucket, Tally()).add(settled, lag)
 

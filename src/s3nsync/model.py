@@ -181,8 +181,8 @@ class Unchanged:
 class Ignored:
     """Nothing is to be done for this key, by the route's own rules.
 
-    With `set_aside` the object cannot be read yet (archived): it is counted, listed by verify, and woken by its own
-    later event.
+    With `set_aside` the object cannot be read yet (archived): it is logged and counted, and woken by its own later
+    event.
     """
 
     reason: str
@@ -194,14 +194,14 @@ class Ignored:
 class Retry:
     """Not done, but it may be later: the message goes back for at least `after_s` seconds.
 
-    `failed` is false for a mere wait (settling, draining, paused), which never counts towards burying. `pause` asks to
-    stop receiving: going on would only burn the backlog.
+    `failed` is false for a mere wait (settling, draining, paused), which never counts towards burying. `outage` says
+    that the other side is in trouble and not this key: it is not buried for that.
     """
 
     reason: str
     after_s: float = 0.0
     failed: bool = True
-    pause: bool = False
+    outage: bool = False
     settlement: ClassVar[Settlement] = "retry"
 
 
@@ -221,11 +221,12 @@ Outcome = Copied | Deleted | Unchanged | Ignored | Retry | Rejected
 class Report:
     """One settled Change, as the worker reports it to log, metrics and screen; times in seconds.
 
-    `verb` is what became of the message, `outcome` is None when the lease was lost, `coalesced` counts the further
-    messages of the key that this look served.
+    `verb` is what became of the messages: ack, retry, bury; `lease lost` if it was gone,
+    `unsettled` if the queue could not be reached. `outcome` is None when the lease was lost, `change` when the message
+    could not be read. `coalesced` counts the further messages of the key that this look served.
     """
 
-    change: Change
+    change: Change | None
     queue: QueueName
     outcome: Outcome | None
     verb: str

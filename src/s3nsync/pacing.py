@@ -1,9 +1,10 @@
-"""Pacing: how long to wait before trying again, and how many bytes the process may hold at once.
+"""Pacing: how long to wait before trying again, how many bytes to hold at once, and when a route must rest.
 
 `Backoff` is a value: the wait depends on the number of failures and one random number, so whoever retries keeps the
 count. `ByteBudget` is the one limit on buffered bytes. Requests are served strictly in the order they came, so a large
 one is not starved by small ones; a request for more than the whole budget waits until all of it is free, and then
 stands for all of it. Whoever reserves does so once, for everything needed: nobody holds bytes while waiting for more.
+`DeleteBrake` counts deletes, `Breaker` stops a route whose other side is in trouble: a backlog is kept, not burnt.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from s3nsync.model import Route
 
@@ -119,3 +120,106 @@ class DeleteBrake:
             return min(60.0, passed[0] + 60.0 - now_s)
         passed.append(now_s)
         return 0.0
+
+
+TRIP_AFTER = 10
+"""Failures in a row, with no answer in between, that stop a route: one busy moment is no outage."""
+
+REST_FIRST_S, REST_MAX_S = 5.0, 300.0
+"""How long a stopped route rests before one key may try again; doubles with each try that fails."""
+
+PROBE_S = 15.0
+"""How long the others wait for the one that tries before another may."""
+
+HEALTHY_S = 600.0
+"""A route that was answered within this time is healthy: what fails on it then is the key's own fault."""
+
+ALL = 10
+"""As many messages as one receive can bring."""
+
+
+@dataclass(slots=True)
+class _Pulse:
+    """What is known of one route's other side."""
+
+    failures: int = 0
+    rest_s: float = REST_FIRST_S
+    tripped: bool = False
+    probing: bool = False
+    closed_until_s: float = 0.0
+    answered_s: float | None = None
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Stops a route whose other side is in trouble, and lets one key through now and then to see.
+
+    ============  =======================================================================================
+    going         everything goes; TRIP_AFTER failures in a row stop it, refused credentials at once
+    resting       nothing goes, for a time that doubles with each failed try
+    trying        one key goes: an answer sets the route going, a failure rests it, silence lets another one try
+    ============  =======================================================================================
+
+    `on_stop` (route, seconds, reason) and `on_go` (route) are called when a route stops and goes again. Routes rest
+    each by itself; messages of a resting one are given back, and none are taken once all rest.
+    """
+
+    routes: Sequence[Route]
+    clock_s: Callable[[], float]
+    on_stop: Callable[[Route, float, str], None]
+    on_go: Callable[[Route], None]
+    _pulses: dict[Route, _Pulse] = field(default_factory=dict)
+
+    def wait_s(self, route: Route) -> float:
+        """Give 0 if a key of the route may go now, else the seconds until it makes sense to ask again."""
+        pulse, now_s = self._pulse(route), self.clock_s()
+        if now_s < pulse.closed_until_s:
+            return pulse.closed_until_s - now_s
+        if pulse.tripped:
+            pulse.probing = True
+            pulse.closed_until_s = now_s + PROBE_S
+        return 0.0
+
+    def answered(self, route: Route) -> None:
+        """Note that the other side did its work, whatever it said of the key."""
+        pulse = self._pulse(route)
+        was_tripped = pulse.tripped
+        self._pulses[route] = _Pulse(answered_s=self.clock_s())
+        if was_tripped:
+            self.on_go(route)
+        else:
+            self._pulses[route].closed_until_s = pulse.closed_until_s
+
+    def failed(self, route: Route, reason: str, *, at_once: bool = False) -> None:
+        """Note that the other side is in trouble; `at_once` stops the route without waiting for more of it."""
+        pulse = self._pulse(route)
+        pulse.failures += 1
+        if pulse.tripped and not pulse.probing:
+            return  # went before the route was stopped
+        if pulse.tripped or at_once or pulse.failures >= TRIP_AFTER:
+            pulse.tripped, pulse.probing = True, False
+            self.hold(route, pulse.rest_s, reason)
+            pulse.rest_s = min(REST_MAX_S, pulse.rest_s * 2)
+
+    def hold(self, route: Route, for_s: float, reason: str) -> None:
+        """Rest the route for a while, whatever its other side's state."""
+        pulse, now_s = self._pulse(route), self.clock_s()
+        if now_s >= pulse.closed_until_s or pulse.tripped:
+            self.on_stop(route, for_s, reason)
+        pulse.closed_until_s = now_s + for_s
+
+    def is_healthy(self, route: Route) -> bool:
+        """Say whether the other side did its work lately."""
+        answered_s = self._pulse(route).answered_s
+        return answered_s is not None and self.clock_s() - answered_s < HEALTHY_S
+
+    def appetite(self) -> int:
+        """Give how many messages are worth taking at once: 0 while every route rests, 1 to try one that has rested."""
+        now_s = self.clock_s()
+        pulses = [self._pulse(route) for route in self.routes]
+        if any(not pulse.tripped and now_s >= pulse.closed_until_s for pulse in pulses):
+            return ALL
+        return 1 if any(now_s >= pulse.closed_until_s for pulse in pulses) else 0
+
+    def _pulse(self, route: Route) -> _Pulse:
+        return self._pulses.setdefault(route, _Pulse())

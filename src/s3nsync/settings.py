@@ -132,8 +132,8 @@ class QueueSettings(BaseModel):
     )
     bulk: Annotated[QueueUrl | None, Env(("S3NSYNC_BULK_QUEUE_URL",))] = Field(
         default=None,
-        description="Backfill, repair and retried entries: served only in slots that live events leave free. Needed by"
-        " the commands that enqueue (sync, verify --repair, failed retry).",
+        description="Backfill, repair and retried entries: served only in slots that live events leave free. Whoever"
+        " has many keys looked at again puts them here, so that live events do not wait.",
     )
 
     @model_validator(mode="after")
@@ -186,15 +186,15 @@ class WorkerSettings(BaseModel):
 
     model_config = _FROZEN
 
-    max_in_flight: Annotated[Whole, Field(ge=1, le=1024)] = Field(
+    max_in_flight: Annotated[Whole, Field(ge=4, le=1024)] = Field(
         default=64,
-        description="Changes worked on at once. 64 keeps one core busy with small objects; the limiter goes below it by"
-        " itself when NetStorage throttles.",
+        description="Changes worked on at once. 64 keeps a core busy with small objects. At least 4: one for each queue"
+        " and one for live events alone. Lower it if NetStorage goes on answering 429.",
     )
     lease_s: Annotated[Whole, Field(ge=1, le=43_200)] = Field(
         default=300,
         description="How long a received message is ours before it must be extended; the queues' visibility time-out."
-        " Must be more than grace_s. SQS allows 12 hours at most.",
+        " Must be one and a half times grace_s, and 10 s more than poll_wait_s. SQS allows 12 hours at most.",
     )
     grace_s: Annotated[Whole, Field(ge=0, le=900)] = Field(
         default=180,
@@ -202,8 +202,8 @@ class WorkerSettings(BaseModel):
         " window, 60 s of server idle time-out, 60 s of slack. The check queue's delay must equal it (SQS allows 900 at"
         " most). Less is safe against the emulator only.",
     )
-    drain_s: Annotated[Whole, Field(ge=1, le=115)] = Field(
-        default=110,
+    drain_s: Annotated[Whole, Field(ge=1, le=105)] = Field(
+        default=100,
         description="After SIGTERM, how long work in hand may take to finish. ECS kills after 120 s at most, and giving"
         " messages back takes a few of them.",
     )
@@ -221,7 +221,7 @@ class WorkerSettings(BaseModel):
     )
     deletes_per_minute: Annotated[Whole, Field(ge=1)] = Field(
         default=1000,
-        description="The brake on live deletes: above this many in a minute a route pauses and says so, because an"
+        description="The brake on live deletes: above this many in a minute the route rests and says so, because an"
         " emptied bucket is more often an accident than a wish.",
     )
     unknown_digest: Literal["trailer", "stat"] = Field(
@@ -239,8 +239,11 @@ class WorkerSettings(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         mistakes = []
-        if self.lease_s <= self.grace_s:
-            mistakes.append(f"lease_s ({self.lease_s}) must be more than grace_s ({self.grace_s})")
+        if self.lease_s * 2 < self.grace_s * 3:
+            # Leases are renewed when a third is gone; what is left then must outlast what a crashed worker had sent.
+            mistakes.append(f"lease_s ({self.lease_s}) must be at least one and a half times grace_s ({self.grace_s})")
+        if self.lease_s < self.poll_wait_s + 10:
+            mistakes.append(f"lease_s ({self.lease_s}) must be at least 10 more than poll_wait_s ({self.poll_wait_s})")
         if self.buffer_bytes > self.memory_budget_bytes:
             mistakes.append(
                 f"buffer_bytes ({self.buffer_bytes}) must fit memory_budget_bytes ({self.memory_budget_bytes})"

@@ -34,7 +34,7 @@ def settle(
 
     ==================================  ===========================================================
     lease lost                          leave; with a Check if anything was sent (rule 3)
-    Retry, hopeless                     bury, for it failed often and long enough
+    Retry, hopeless                     bury, for this key failed often and long enough while others did not
     Retry                               retry, and not before the grace if a write may still land (rule 8)
     Rejected                            bury
     all others                          ack
@@ -49,7 +49,7 @@ def settle(
     suspect = attempt > 1 or debt.may_land
     check = suspect and debt.placed
     if isinstance(outcome, Retry):
-        if outcome.failed and is_hopeless(attempt, first_received_at_s, now_s):
+        if outcome.failed and not outcome.outage and is_hopeless(attempt, first_received_at_s, now_s):
             return Verdict("bury", check=check, reason=outcome.reason, hint="tried for over an hour; retry it by hand")
         after_s = max(outcome.after_s, grace_s) if debt.may_land else outcome.after_s
         return Verdict("retry", after_s=after_s)

@@ -26,8 +26,9 @@ import structlog
 from s3nsync.engine import Hand as EngineHand
 from s3nsync.errors import LeaseLost, QueueError, QueueMissing, TransportError, UndecodableEvent
 from s3nsync.events import Burial, decode, group_id
+from s3nsync.figures import settled_name
 from s3nsync.hands import Hand, Lease, Slots
-from s3nsync.model import Change, Delivery, Outcome, QueueName, Report, Retry
+from s3nsync.model import Change, Delivery, Outcome, QueueName, Rejected, Report, Retry
 from s3nsync.queues import Queue
 from s3nsync.settlement import Verdict, settle
 
@@ -39,15 +40,23 @@ RECEIVE_MAX = 10
 LEASE_LIFE_S = 12 * 3600.0 - 60.0
 """SQS lets a message be held for 12 hours from its first receive, whatever is asked (SQS API reference)."""
 
-PAUSE_FIRST_S = 5.0
-PAUSE_MAX_S = 300.0
-"""How long to stop receiving when going on would only burn the backlog; doubles while nothing succeeds."""
+IDLE_LOOKS = 3
+
+CUT_WITHIN_S = 10.0
+"""How long hands that were cut may take to give their messages back: with the drain, less than ECS's two minutes."""
 
 FEEDER_RETRY_S = 2.0
 """How long a feeder waits after a receive that failed for a passing reason."""
 
 
 # --- the worker ------------------------------------------------------------------------------------------------
+
+
+class Gate(Protocol):
+    """How many messages are worth taking: see `pacing.Breaker`."""
+
+    def appetite(self) -> int:
+        """Give 0 while every route rests, 1 to try one that has rested, else more."""
 
 
 class Replicate(Protocol):
@@ -68,7 +77,7 @@ class Limits:
     max_in_flight: int = 64
     lease_s: float = 300.0
     grace_s: float = 180.0
-    drain_s: float = 110.0
+    drain_s: float = 100.0
     poll_wait_s: float = 20.0
     stall_s: float = 300.0
 
@@ -83,6 +92,7 @@ class Worker:
         bulk: Queue | None,
         check: Queue,
         engine: Replicate,
+        gate: Gate,
         limits: Limits,
         report: Callable[[Report], None],
         clock_s: Callable[[], float],
@@ -94,17 +104,18 @@ class Worker:
         if bulk is not None:
             self._queues["bulk"] = bulk
         self._engine = engine
+        self._gate = gate
         self._limits = limits
         self._report = report
         self._clock_s = clock_s
         self._now_s = now_s
         self._sleep = sleep
-        self._slots = Slots(limits.max_in_flight, kept_for_live=limits.max_in_flight // 4)
+        self._slots = Slots(limits.max_in_flight, kept_for_live=max(1, limits.max_in_flight // 4))
         self._hands: set[Hand] = set()
         self._stopping = asyncio.Event()
-        self._paused_until_s = 0.0
-        self._pause_s = PAUSE_FIRST_S
-        self._live_is_full = False
+        self._give_up_s = float("inf")
+        self._fatal: QueueMissing | None = None
+        self._is_full: dict[QueueName, bool] = dict.fromkeys(self._queues, False)
         self._heard_s = clock_s()
         self.settled: Counter[str] = Counter()
 
@@ -120,8 +131,8 @@ class Worker:
 
     @property
     def paused(self) -> bool:
-        """Whether receiving is stopped because going on would only burn the backlog."""
-        return self._clock_s() < self._paused_until_s
+        """Whether receiving is stopped because every route rests: going on would only burn the backlog."""
+        return self._gate.appetite() == 0
 
     @property
     def stopping(self) -> bool:
@@ -131,7 +142,7 @@ class Worker:
     @property
     def silence_s(self) -> float:
         """For how long the live queue has not answered; 0 while it is not asked: paused, or every slot at work."""
-        return 0.0 if self._saturated else max(0.0, self._clock_s() - self._heard_s)
+        return 0.0 if self._saturated or self.paused else max(0.0, self._clock_s() - self._heard_s)
 
     @property
     def _saturated(self) -> bool:
@@ -167,16 +178,17 @@ class Worker:
         try:
             await asyncio.wait([stopped, *loops], return_when=asyncio.FIRST_COMPLETED)
             self.stop()
-            deadline_s = self._clock_s() + self._limits.drain_s
+            self._give_up_s = self._clock_s() + self._limits.drain_s
             await asyncio.wait(feeders, timeout=self._limits.drain_s)
-            await self._finish_hands(deadline_s - self._clock_s())
+            await self._finish_hands(self._give_up_s - self._clock_s())
         finally:
             self.stop()
+            self._give_up_s = min(self._give_up_s, self._clock_s())
             await self._cut_hands()
             for task in (stopped, *loops):
                 task.cancel()
             results = await asyncio.gather(*loops, return_exceptions=True)
-        for result in results:
+        for result in (self._fatal, *results):
             if isinstance(result, Exception):
                 raise result
 
@@ -192,11 +204,16 @@ class Worker:
     async def _feed(self, queue: Queue, *, helps: bool = False) -> None:
         """Take messages of one queue until the worker stops; one that `helps` works only while there is a backlog."""
         while not self._stopping.is_set():
-            if self.paused or (helps and not self._live_is_full):
+            if self._expects_nothing(queue.name, helps=helps):
                 await self._nap(0.2)
                 continue
-            taken = await self._take_slots(queue.name)
+            # An idle poll holds one slot only: the others are for whoever has work.
+            want = RECEIVE_MAX if self._is_full[queue.name] else 1
+            taken = await self._take_slots(queue.name, want)
             if not taken:
+                continue
+            if self._expects_nothing(queue.name, helps=helps):
+                await self._slots.give(taken)
                 continue
             try:
                 await self._receive(queue, taken)
@@ -206,9 +223,16 @@ class Worker:
                 log.warning("receive failed", queue=queue.name, reason=error.message, hint=error.hint)
                 await self._nap(FEEDER_RETRY_S)
 
-    async def _take_slots(self, name: QueueName) -> int:
+    def _expects_nothing(self, name: QueueName, *, helps: bool) -> bool:
+        """Say whether a receive makes no sense now: every route rests, or a helper's queue has no backlog."""
+        if self.paused:
+            self._expect_answer_from(self._clock_s())
+            return True
+        return helps and not self._is_full[name]
+
+    async def _take_slots(self, name: QueueName, want: int) -> int:
         """Take slots, or none if the worker is to stop first."""
-        take = asyncio.ensure_future(self._slots.take(name, RECEIVE_MAX))
+        take = asyncio.ensure_future(self._slots.take(name, min(want, max(1, self._gate.appetite()))))
         stop = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait([take, stop], return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -225,7 +249,7 @@ class Worker:
             deliveries = await queue.receive(taken, self._limits.poll_wait_s)
             if queue.name == "live":
                 self._expect_answer_from(self._clock_s())
-                self._live_is_full = len(deliveries) == RECEIVE_MAX
+            self._is_full[queue.name] = len(deliveries) == taken
             if self._stopping.is_set():
                 await self._give_back(queue, deliveries)
             else:
@@ -237,8 +261,10 @@ class Worker:
             hand.task = asyncio.create_task(self._work(hand), name=f"hand {hand.change.ref}")
 
     async def _give_back(self, queue: Queue, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            await queue.retry(delivery, 0.0)
+        given = await asyncio.gather(*(queue.retry(each, 0.0) for each in deliveries), return_exceptions=True)
+        for failure in given:
+            if isinstance(failure, Exception):
+                log.warning("a message could not be given back; its lease ends by itself", reason=str(failure))
 
     async def _sort(self, queue: Queue, deliveries: Sequence[Delivery], asked_s: float) -> list[Hand]:
         """Sort messages into hands by key; those that are not one Change in its own group are settled here."""
@@ -274,7 +300,7 @@ class Worker:
             if delivery.group == group_id(change.ref):
                 return change
         if decoded.changes:
-            await queue.send(decoded.changes)
+            await queue.send(decoded.changes, fresh=True)
             self.settled["rehomed"] += len(decoded.changes)
         if decoded.undecodable:
             await self._bury_unread(queue, delivery, "; ".join(decoded.undecodable), UndecodableEvent.default_hint)
@@ -283,9 +309,22 @@ class Worker:
         return None
 
     async def _bury_unread(self, queue: Queue, delivery: Delivery, reason: str, hint: str) -> None:
-        log.error("undecodable message buried", queue=queue.name, message_id=delivery.message_id, reason=reason)
-        self.settled["buried"] += 1
-        await queue.bury(delivery, self._burial(delivery, None, reason, hint))
+        """Bury a message that nobody can make sense of, and report it: it has no key, but it has a reason."""
+        kept = await queue.bury(delivery, self._burial(delivery, None, reason, hint))
+        self._tell(
+            Report(
+                change=None,
+                queue=queue.name,
+                outcome=Rejected(reason, hint),
+                verb="bury" if kept else "lease lost",
+                attempt=delivery.attempt,
+                seconds=0.0,
+                sent_at_s=delivery.sent_at_s,
+                coalesced=0,
+                ambiguous=False,
+                checked=False,
+            )
+        )
 
     # --- working ---
 
@@ -295,6 +334,8 @@ class Worker:
         try:
             outcome = await self._replicate(hand)
             await _uncut(self._settle(hand, outcome, started_s))
+        except Exception:
+            log.exception("a message could not be settled; it comes back", ref=str(hand.change.ref))
         finally:
             if self._saturated:
                 self._expect_answer_from(self._clock_s())
@@ -323,24 +364,21 @@ class Worker:
             grace_s=self._limits.grace_s,
             now_s=self._now_s(),
         )
-        if verdict.check:
-            await self._owe_check(hand)
-        kept = await self._apply(hand, verdict)
-        checked = verdict.check
-        if not kept and hand.debt.sent and not checked:
+        checked = verdict.check and await self._owe_check(hand)
+        if verdict.check and not checked and verdict.verb != "leave":
+            # Without its Check the message itself must go on owing: as a later attempt it brings the Check along.
+            verdict = Verdict("retry", after_s=self._limits.grace_s)
+        how = await self._apply(hand, verdict)
+        if how == "lease lost" and hand.debt.sent and not verdict.check:
             # Rule 3: a refused settlement is a lost lease, and something was sent under it.
-            await self._owe_check(hand)
-            checked = True
-        self._note_pause(outcome)
-        self.settled[type(outcome).__name__.lower() if outcome is not None else "lease_lost"] += 1
-        self.settled["coalesced"] += len(hand.leases) - 1
+            checked = await self._owe_check(hand)
         oldest = min(hand.leases, key=lambda lease: lease.delivery.sent_at_s).delivery
-        self._report(
+        self._tell(
             Report(
                 change=hand.change,
                 queue=hand.queue,
                 outcome=outcome,
-                verb=verdict.verb if kept else "lease lost",
+                verb=how,
                 attempt=hand.attempt,
                 seconds=self._clock_s() - started_s,
                 sent_at_s=oldest.sent_at_s,
@@ -350,30 +388,39 @@ class Worker:
             )
         )
 
-    async def _apply(self, hand: Hand, verdict: Verdict) -> bool:
-        """Do what the verdict says to each message; False if the queue refused any."""
+    def _tell(self, report: Report) -> None:
+        """Count what was settled, by the word that log and metrics use, and pass it on."""
+        self.settled[settled_name(report)] += 1
+        self.settled["coalesced"] += report.coalesced
+        self._report(report)
+
+    async def _apply(self, hand: Hand, verdict: Verdict) -> str:
+        """Do what the verdict says to each message; gives the verb, or why it could not be done."""
         queue = self._queues[hand.queue]
+        deliveries = [lease.delivery for lease in hand.leases]
         try:
             match verdict.verb:
-                case "ack":
-                    done = await asyncio.gather(*(queue.ack(lease.delivery) for lease in hand.leases))
-                case "retry":
-                    done = await asyncio.gather(
-                        *(queue.retry(lease.delivery, verdict.after_s) for lease in hand.leases)
-                    )
-                case "bury":
-                    done = await asyncio.gather(
-                        *(
-                            queue.bury(lease.delivery, self._burial(lease.delivery, hand, verdict.reason, verdict.hint))
-                            for lease in hand.leases
-                        )
-                    )
                 case "leave":
-                    done = [False]
+                    return "lease lost"
+                case "ack":
+                    done = await asyncio.gather(*(queue.ack(each) for each in deliveries))
+                case "retry":
+                    done = await asyncio.gather(*(queue.retry(each, verdict.after_s) for each in deliveries))
+                case "bury":
+                    burials = [(each, self._burial(each, hand, verdict.reason, verdict.hint)) for each in deliveries]
+                    done = await asyncio.gather(*(queue.bury(each, burial) for each, burial in burials))
+        except QueueMissing as error:
+            self._die(error)
+            return "unsettled"
         except (QueueError, TransportError) as error:
             log.warning("could not settle; the message comes back", ref=str(hand.change.ref), reason=error.message)
-            return False
-        return all(done)
+            return "unsettled"
+        return verdict.verb if all(done) else "lease lost"
+
+    def _die(self, error: QueueMissing) -> None:
+        """Stop for good: without its queues a worker only looks alive."""
+        self._fatal = self._fatal or error
+        self.stop()
 
     def _burial(self, delivery: Delivery, hand: Hand | None, reason: str, hint: str) -> Burial:
         return Burial(
@@ -387,32 +434,34 @@ class Worker:
             body=delivery.body,
         )
 
-    async def _owe_check(self, hand: Hand) -> None:
-        """Put a Check on its queue, which shows it after the grace; tries until it is there: a debt must be owed."""
+    async def _owe_check(self, hand: Hand) -> bool:
+        """Put a Check on its queue, which shows it after the grace; tries for as long as the worker lives.
+
+        False if it could not be: its caller must leave the debt with the message, or say aloud that it is lost.
+        """
         change = Change(hand.change.ref, "check", event_name="Check", event_time=hand.change.event_time)
         wait_s = 0.5
         while True:
             try:
                 await self._queues["check"].send([change], fresh=True)
+            except QueueMissing as error:
+                self._die(error)
+                break
             except (QueueError, TransportError) as error:
                 log.warning("a check could not be enqueued yet", ref=str(hand.change.ref), reason=error.message)
+                if self._clock_s() + wait_s > self._give_up_s:
+                    break
                 await self._sleep(wait_s)
                 wait_s = min(wait_s * 2, 15.0)
             else:
                 self.settled["checks"] += 1
-                return
-
-    def _note_pause(self, outcome: Outcome | None) -> None:
-        """Stop receiving for a while when the outcome asks for it; any success ends the doubling."""
-        if not isinstance(outcome, Retry):
-            if outcome is not None:
-                self._pause_s = PAUSE_FIRST_S
-            return
-        if outcome.pause and not self.paused:
-            log.error("receiving is paused", seconds=self._pause_s, reason=outcome.reason)
-            self._paused_until_s = self._clock_s() + self._pause_s
-            self._expect_answer_from(self._paused_until_s)
-            self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
+                return True
+        log.error(
+            "no check could be enqueued for a write that may be stale or may still land",
+            ref=str(hand.change.ref),
+            hint="if its message does not come back, verify this key",
+        )
+        return False
 
     # --- leases ---
 
@@ -423,16 +472,14 @@ class Worker:
             now_s = self._clock_s()
             due: dict[QueueName, list[Lease]] = {}
             for hand in self._hands:
-                if now_s - hand.moved_s > self._limits.stall_s:
+                if hand.is_stalled(self._limits.stall_s):
                     log.error("work does not move and is cut", ref=str(hand.change.ref))
                     hand.progress()
                     if hand.task is not None:
                         hand.task.cancel()
                     continue
                 due.setdefault(hand.queue, []).extend(lease for lease in hand.leases if self._is_due(lease, now_s))
-            for name, leases in due.items():
-                if leases:
-                    await self._extend(self._queues[name], leases)
+            await asyncio.gather(*(self._extend(self._queues[name], leases) for name, leases in due.items() if leases))
 
     def _is_due(self, lease: Lease, now_s: float) -> bool:
         fresh = lease.ends_s - now_s > self._limits.lease_s * 2 / 3
@@ -469,18 +516,24 @@ class Worker:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            _, left = await asyncio.wait(tasks, timeout=CUT_WITHIN_S)
+            if left:
+                log.error("some messages could not be given back; their leases end by themselves", count=len(left))
 
     async def _stop_when_idle(self) -> None:
-        """Stop once live and bulk queue are empty and nothing is in hand, seen twice in a row."""
+        """Stop once live and bulk queue were empty, and nothing in hand, at several looks in a row: counts lag."""
         quiet = 0
-        while quiet < 2 and not self._stopping.is_set():
-            await self._nap(0.5)
-            waiting = 0
-            for name, queue in self._queues.items():
-                if name != "check":
-                    depth = await queue.depth()
-                    waiting += depth.visible + depth.in_flight + depth.delayed
+        while quiet < IDLE_LOOKS and not self._stopping.is_set():
+            await self._nap(1.0)
+            try:
+                depths = [await queue.depth() for name, queue in self._queues.items() if name != "check"]
+            except QueueMissing:
+                raise
+            except (QueueError, TransportError) as error:
+                log.warning("the queues could not be counted", reason=error.message)
+                quiet = 0
+                continue
+            waiting = any(depth.visible + depth.in_flight + depth.delayed for depth in depths)
             quiet = 0 if waiting or self._hands else quiet + 1
         self._stopping.set()
 

@@ -212,9 +212,27 @@ def test_a_drain_gives_back_what_cannot_finish(scene: Stage, tmp_path: Path) -> 
         process.popen.send_signal(signal.SIGTERM)
         assert process.wait() == 0
         assert time.monotonic() - started_s < 8
+    assert [each["verb"] for each in process.changes() if each["key"] == "hang.bin"] == ["retry"]
     scene.emulator.clear_faults()
     with worker(scene, tmp_path):
         _until(lambda: _has(scene, "hang.bin"), 40)
+
+
+def test_an_outage_of_netstorage_rests_the_route_and_buries_nothing(scene: Stage, tmp_path: Path) -> None:
+    """The backlog stays on the queue, the log says so once, and afterwards everything arrives."""
+    scene.emulator.inject(Fault(kind="status", status=503, action="upload", path="*/outage/*"))
+    keys = [f"outage/{number:02}" for number in range(40)]
+    for key in keys:
+        _put(scene, key)
+    with worker(scene, tmp_path) as process:
+        _until(lambda: "the route rests" in process.text)
+        refused = scene.emulator.injected()["status"]
+        time.sleep(3)
+        assert scene.emulator.injected()["status"] - refused < 20
+        scene.emulator.clear_faults()
+        _until(lambda: _has(scene, *keys), 60)
+    assert "the route goes again" in process.text
+    assert not [each for each in process.changes() if each["verb"] == "bury"]
 
 
 def test_a_clock_off_by_two_minutes_is_learned_with_one_warning(scene: Stage, tmp_path: Path) -> None:
@@ -242,10 +260,11 @@ def test_what_cannot_be_replicated_is_buried_or_set_aside_and_the_rest_goes_on(s
     with worker(scene, tmp_path) as process:
         _until(lambda: _has(scene, "fine.txt") and len(process.changes()) >= 3)
         _until(lambda: not _depth(scene, "live"))
-    outcomes = {str(each["key"]): each for each in process.changes()}
+    outcomes = {str(each.get("key", "poison")): each for each in process.changes()}
     assert outcomes["bad/../../key"]["outcome"] == "rejected"
     assert outcomes["bad/../../key"]["hint"]
-    assert outcomes["cold.bin"]["outcome"] in {"set_aside", "copied"}
+    assert outcomes["poison"]["outcome"] == "rejected"
+    assert outcomes["cold.bin"]["outcome"] == "set_aside"
     answer = scene.aws.sqs.receive_message(QueueUrl=scene.queues["dead"], MaxNumberOfMessages=10)
     burials = [decode_burial(message["Body"]) for message in answer["Messages"]]
     assert {
@@ -307,7 +326,7 @@ def test_doctor_finds_the_stage_in_order_and_leaves_nothing_behind(scene: Stage,
     ):
         assert word in said
     assert not any(".s3nsync-doctor" in path for path in scene.emulator.snapshot())
-    with worker(scene, tmp_path, "doctor", S3NSYNC_WORKER_GRACE_S="9") as process:
+    with worker(scene, tmp_path, "doctor", S3NSYNC_WORKER_GRACE_S="7") as process:
         assert process.wait() == 1
     assert any(line.startswith("failed") and "check queue" in line for line in process.out)
 

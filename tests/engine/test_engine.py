@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from dataclasses import replace
 
 import pytest
 
-from fakes import NOW_S, FakeBudget, FakeHand, FakeSource, FakeTarget, info_of
+from fakes import NOW_S, FakeBudget, FakeGate, FakeHand, FakeSource, FakeTarget, info_of
 from s3nsync import errors
-from s3nsync.engine import MAX_ROUNDS, STREAM_BYTES, Replicator
+from s3nsync.engine import MAX_ROUNDS, STREAM_BYTES, Debt, Replicator
 from s3nsync.model import (
     Change,
     Copied,
@@ -37,6 +38,7 @@ class World:
         self.source = FakeSource()
         self.target = FakeTarget()
         self.budget = FakeBudget()
+        self.gate = FakeGate()
         self.hashed_off_loop = 0
         self.brake_s = 0.0
         self.slept_s: list[float] = []
@@ -45,6 +47,7 @@ class World:
             source=self.source,
             targets={"default": self.target},
             budget=self.budget,
+            gate=self.gate,
             backoff_s=lambda attempt: float(attempt * 10),
             now_s=lambda: NOW_S,
             sleep=self._sleep,
@@ -64,6 +67,7 @@ class World:
     async def replicate(self, change: Change = PUT, hand: FakeHand | None = None) -> Outcome:
         outcome = await self.engine.replicate(change, hand or FakeHand())
         assert self.budget.held_bytes == 0
+        assert all(opened.closed for opened in self.source.opened), "a GET was left open"
         return outcome
 
 
@@ -404,6 +408,98 @@ async def test_the_brake_stops_live_deletes_and_says_so() -> None:
     world.brake_s = 12.0
     outcome = await world.replicate(Change(REF, "delete"))
     assert isinstance(outcome, Retry)
-    assert (outcome.after_s, outcome.failed, outcome.pause) == (12.0, False, True)
+    assert (outcome.after_s, outcome.failed) == (12.0, False)
+    assert world.gate.told[0] == "hold 12"
     assert PATH in world.target.files
     assert isinstance(await world.replicate(Change(REF, "delete"), FakeHand(exclusive=False)), Deleted)
+
+
+async def test_a_resting_route_costs_no_request_and_is_no_failure() -> None:
+    """What is received for it goes back for the rest of its rest."""
+    world = World()
+    world.gate.rest_s = 40.0
+    outcome = await world.replicate()
+    assert isinstance(outcome, Retry)
+    assert (outcome.after_s, outcome.failed) == (40.0, False)
+    assert world.source.calls == []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, ["answered"]),
+        (errors.TargetUnavailable("503"), ["failed"]),
+        (errors.ConnectFailed("refused"), ["failed"]),
+        (errors.TargetCredentials("403"), ["failed at once"]),
+        (errors.TargetPrecondition("412"), ["answered"]),
+        (errors.TargetConflict("409"), ["answered"]),
+    ],
+)
+async def test_the_gate_is_told_whose_fault_it_was(error: errors.S3nsyncError | None, told: list[str]) -> None:
+    """Trouble of the other side counts against the route; whatever it says of a key shows that it works."""
+    world = World()
+    world.source.put(REF, b"hello")
+    world.target.script = [error]
+    await world.replicate()
+    assert world.gate.told == told
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+async def test_a_failure_is_the_keys_own_only_while_the_route_is_healthy(healthy: bool) -> None:
+    """An outage buries nobody; one key that fails while others succeed is the key's fault."""
+    world = World()
+    world.gate.healthy = healthy
+    world.source.put(REF, b"hello")
+    world.target.script = [errors.TargetUnavailable("500")]
+    outcome = await world.replicate()
+    assert isinstance(outcome, Retry)
+    assert outcome.outage is not healthy
+
+
+async def test_rule_8_the_last_byte_of_a_stream_is_noted_as_it_leaves() -> None:
+    """Cut before it nothing can land, cut after it something may."""
+    for cut_after, pending in ((8, False), (12, True)):
+        world = World(buffer_bytes=4)
+        world.source.put(REF, b"0123456789ab")
+        hand = FakeHand()
+        taken = [0]
+
+        def stop_there(cut_after: int = cut_after, taken: list[int] = taken) -> None:
+            if taken[0] >= cut_after:
+                raise asyncio.CancelledError
+
+        async def upload(_path: str, body: AsyncIterable[bytes], **_more: object) -> None:
+            async for chunk in body:
+                taken[0] += len(chunk)  # noqa: B023 - used within its own round
+                stop_there()
+
+        world.target.upload = upload  # type: ignore[method-assign,assignment]
+        with pytest.raises(asyncio.CancelledError):
+            await world.engine.replicate(PUT, hand)
+        assert hand.debt.pending is pending
+
+
+def test_a_second_try_of_an_unanswered_write_is_ambiguous() -> None:
+    """The guard is asked again while the first answer is still out."""
+    debt = Debt()
+    debt.last_byte_leaves()
+    assert not debt.ambiguous
+    debt.last_byte_leaves()
+    assert debt.ambiguous
+
+
+@pytest.mark.parametrize(("data", "mtime_s"), [(b"hello", 1_700_000_050), (b"hullo", 1_700_000_000)])
+async def test_a_second_look_compares_content_and_time(data: bytes, mtime_s: int) -> None:
+    """The same bytes with another LastModified are written again too: their mtime would be wrong."""
+    world = World()
+    world.source.put(REF, b"hello")
+    heads: list[int] = []
+
+    def alter() -> None:
+        heads.append(1)
+        world.source.put(REF, data, last_modified_s=mtime_s)
+
+    world.source.on_head = alter
+    await world.replicate(hand=FakeHand(exclusive=False))
+    assert len(heads) == 2
+    assert world.target.files[PATH] == (data, mtime_s)

@@ -198,7 +198,7 @@ def test_all_mistakes_of_all_sources_are_told_at_once(write: WriteFile) -> None:
         )
     )
     text = mistakes({"S3NSYNC_LOG_FORMAT": "xml", "S3NSYNC_WORKER_GRACE": "9", "S3NSYNC_METRICS_EMF": "perhaps"}, path)
-    assert f"worker.max_in_flight = 0 ({path}): must be at least 1" in text
+    assert f"worker.max_in_flight = 0 ({path}): must be at least 4" in text
     assert f"worker.lease ({path}): there is no such setting; did you mean lease_s?" in text
     assert f"worker.poll_wait_s = true ({path}): must be a number" in text
     assert "did you mean deletes?" in text
@@ -211,8 +211,12 @@ def test_all_mistakes_of_all_sources_are_told_at_once(write: WriteFile) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"S3NSYNC_WORKER_LEASE_S": "180"}, "lease_s (180) must be more than grace_s (180)"),
-        ({"S3NSYNC_WORKER_DRAIN_S": "116"}, "must be at most 115"),
+        ({"S3NSYNC_WORKER_LEASE_S": "269"}, "lease_s (269) must be at least one and a half times grace_s (180)"),
+        (
+            {"S3NSYNC_WORKER_LEASE_S": "29", "S3NSYNC_WORKER_GRACE_S": "5"},
+            "lease_s (29) must be at least 10 more than poll_wait_s (20)",
+        ),
+        ({"S3NSYNC_WORKER_DRAIN_S": "106"}, "must be at most 105"),
         ({"S3NSYNC_WORKER_LEASE_S": "soon"}, "must be a whole number"),
         ({"S3NSYNC_WORKER_LEASE_S": "300.5"}, "must be a whole number"),
         ({"S3NSYNC_METRICS_FLUSH_S": "0"}, "must be more than 0"),

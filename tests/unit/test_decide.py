@@ -168,10 +168,12 @@ def test_an_errors_type_decides_what_becomes_of_the_message() -> None:
     assert outcome_of(errors.SourceArchived("x"), wait_s=1) == Ignored("SourceArchived: x", set_aside=True)
     paused = outcome_of(errors.TargetCredentials("x"), wait_s=1)
     assert isinstance(paused, Retry)
-    assert paused.pause
+    assert paused.outage
     assert not paused.failed
-    assert outcome_of(errors.SourceUnavailable("x", retry_after_s=9), wait_s=1) == Retry("SourceUnavailable: x", 9)
-    assert outcome_of(errors.ConnectionLost("x"), wait_s=2) == Retry("ConnectionLost: x", 2)
+    busy = outcome_of(errors.SourceUnavailable("x", retry_after_s=9), wait_s=1)
+    assert busy == Retry("SourceUnavailable: x", 9, outage=True)
+    assert outcome_of(errors.ConnectionLost("x"), wait_s=2) == Retry("ConnectionLost: x", 2, outage=True)
+    assert outcome_of(errors.TargetPrecondition("x"), wait_s=2) == Retry("TargetPrecondition: x", 2)
     assert isinstance(outcome_of(errors.SourceKeyDenied("x"), wait_s=1), Rejected)
     assert isinstance(outcome_of(errors.TargetConflict("x"), wait_s=1), Rejected)
 

@@ -19,12 +19,12 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import NOW_S, FakeQueue
+from fakes import NOW_S, FakeGate, FakeQueue
 from s3nsync import __version__, cli, health
 from s3nsync.engine import Hand
 from s3nsync.errors import QueueError
 from s3nsync.health import SILENCE_MAX_S, Finding, Health, answering, judge, look, socket_name
-from s3nsync.model import Change, Copied, ObjectRef, Outcome, Retry
+from s3nsync.model import Change, Copied, ObjectRef, Outcome
 from s3nsync.ui import Ui
 from s3nsync.worker import Limits, Worker
 
@@ -226,6 +226,7 @@ class Scene:
     def __init__(self) -> None:
         self.clock = 1000.0
         self.live = FakeQueue("live", clock_s=lambda: self.clock)
+        self.gate = FakeGate()
         self.working = asyncio.Event()
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.worker = Worker(
@@ -233,6 +234,7 @@ class Scene:
             bulk=None,
             check=FakeQueue("check", clock_s=lambda: self.clock),
             engine=self,
+            gate=self.gate,
             limits=Limits(max_in_flight=1, poll_wait_s=0.02, stall_s=1e6, lease_s=1e6),
             report=lambda _report: None,
             clock_s=lambda: self.clock,
@@ -306,13 +308,14 @@ async def test_the_silence_of_a_pause_counts_from_its_end() -> None:
     """A worker that paused is not called ill in the moment in which it asks again."""
     scene = Scene()
     async with scene.running():
-        await scene.work()
-        scene.outcome.set_result(Retry("TargetCredentials: 403", 1.0, failed=False, pause=True))
-        await scene.until(lambda: scene.worker.paused and scene.worker.in_flight == 0)
+        scene.gate.wants = 0
+        scene.clock += 3600
         assert cli._health(scene.worker) == Health("paused", 0, 0.0)
+        await asyncio.sleep(0.5)  # its loop looks at the gate every fifth of a second
         scene.live.fail_next = [QueueError("SQS: 503") for _ in range(1000)]
+        scene.gate.wants = 10
         scene.clock += 8
-        assert cli._health(scene.worker) == Health("running", 0, 3.0)
+        assert cli._health(scene.worker) == Health("running", 0, 8.0)
 
 
 async def test_a_stopping_worker_says_so() -> None:

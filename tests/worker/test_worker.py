@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from fakes import NOW_S, FakeBudget, FakeQueue, FakeSource, FakeTarget
+from fakes import NOW_S, FakeBudget, FakeGate, FakeQueue, FakeSource, FakeTarget
 from s3nsync import errors
 from s3nsync.engine import Hand, Replicator
 from s3nsync.events import encode, group_id
@@ -49,12 +49,14 @@ class Stage:
         self.checks = FakeQueue("check", clock_s=lambda: self.clock, delay_s=180.0)
         self.engine = ScriptedEngine(script)
         self.reports: list[Report] = []
+        self.gate = FakeGate()
         numbers = {"max_in_flight": 8, "lease_s": 60.0, "grace_s": 30.0, "drain_s": 2.0, "poll_wait_s": 1.0, **limits}
         self.worker = Worker(
             live=self.live,
             bulk=self.bulk,
             check=self.checks,
             engine=self.engine,
+            gate=self.gate,
             limits=Limits(**numbers),  # type: ignore[arg-type]
             report=self.reports.append,
             clock_s=lambda: self.clock,
@@ -99,6 +101,7 @@ async def test_messages_of_one_key_in_hand_are_one_look_and_are_acked_together()
     stage = Stage()
     for number in range(4):
         stage.live.put(Change(REF, "put", sequencer=f"0{number}"))
+    stage.worker._is_full["live"] = True  # as after a full receive: an idle poll takes one message only
     async with stage.running():
         await stage.until(lambda: stage.live.empty)
     assert len(stage.engine.seen) == 1
@@ -543,24 +546,266 @@ async def test_a_passing_queue_error_is_waited_out() -> None:
         await stage.until(lambda: stage.live.empty)
 
 
-async def test_a_credential_fault_pauses_receiving_instead_of_burning_the_backlog() -> None:
-    """One message tells; the others stay on the queue."""
+async def test_nothing_is_taken_while_every_route_rests() -> None:
+    """The backlog stays where it is; the worker says that it is paused."""
     stage = Stage()
+    stage.gate.wants = 0
+    async with stage.running():
+        stage.live.put(PUT)
+        await asyncio.sleep(0.05)
+        assert stage.worker.paused
+        assert stage.engine.seen == []
+        assert stage.worker.silence_s == 0.0
+        stage.gate.wants = 10
+        await stage.until(lambda: stage.live.empty)
 
-    async def refused(_change: Change, _hand: Hand) -> Outcome:
-        return Retry("TargetCredentials: 403", 1.0, failed=False, pause=True)
 
-    stage.engine.script = refused
+async def test_a_route_that_has_rested_is_tried_with_one_message_at_a_time() -> None:
+    """An outage is not probed with the whole backlog."""
+    stage = Stage(max_in_flight=40)
+    gate = asyncio.Event()
+
+    async def wait(_change: Change, _hand: Hand) -> Outcome:
+        stage.gate.wants = 0
+        await gate.wait()
+        stage.gate.wants = 10
+        return DONE
+
+    stage.engine.script = wait
+    stage.gate.wants = 1
+    for number in range(30):
+        stage.live.put(Change(ObjectRef("media", f"k{number}"), "put"))
+    async with stage.running():
+        await asyncio.sleep(0.1)
+        assert len(stage.engine.seen) <= 3
+        gate.set()
+        await stage.until(lambda: stage.live.empty)
+
+
+async def test_idle_polls_leave_the_slots_to_those_with_work() -> None:
+    """A backfill beside an idle live queue gets all slots but the kept ones."""
+    peak = [0]
+    stage = Stage(max_in_flight=16)
+
+    async def busy(_change: Change, _hand: Hand) -> Outcome:
+        peak[0] = max(peak[0], stage.worker.in_flight)
+        await asyncio.sleep(0.005)
+        return DONE
+
+    stage.engine.script = busy
+    for number in range(200):
+        stage.bulk.put(Change(ObjectRef("media", f"b{number}"), "put"))
+    async with stage.running():
+        await stage.until(lambda: stage.bulk.empty)
+    assert peak[0] >= 10
+
+
+async def test_waiting_for_our_own_memory_is_no_stall() -> None:
+    """A key that waits its turn for the byte budget is not cut, however long it takes."""
+    stage = Stage(stall_s=40.0)
+    gate = asyncio.Event()
+
+    async def wait(change: Change, hand: Hand) -> Outcome:
+        with hand.patience():
+            await gate.wait()
+        return await _done(change, hand)
+
+    stage.engine.script = wait
     stage.live.put(PUT)
     async with stage.running():
-        await stage.until(lambda: stage.worker.paused)
-        for number in range(30):
-            stage.live.put(Change(ObjectRef("media", f"k{number}"), "put"))
-        await asyncio.sleep(0.1)
-        assert len(stage.engine.seen) <= 11
-        stage.engine.script = _done
-        stage.clock += 10.0
+        await stage.until(lambda: stage.worker.in_flight == 1)
+        for _ in range(4):
+            before = stage.live.history.count("extend 1")
+            stage.clock += 30.0
+            await stage.until(lambda before=before: stage.live.history.count("extend 1") > before)  # type: ignore[misc]
+        gate.set()
         await stage.until(lambda: stage.live.empty)
+    assert stage.live.history[-1] == "ack"
+
+
+async def test_a_missing_check_queue_stops_the_worker_without_an_ack() -> None:
+    """A debt that cannot be put on its queue stays with the message, and the worker does not go on."""
+    stage = Stage()
+    stage.live.put(PUT, attempt=1)
+
+    async def spoil(change: Change, hand: Hand) -> Outcome:
+        stage.checks.fail_next = [errors.QueueMissing("gone")] * 9
+        return await _done(change, hand)
+
+    stage.engine.script = spoil
+    with pytest.raises(errors.QueueMissing):
+        await asyncio.wait_for(stage.worker.run(), 5)
+    assert "ack" not in stage.live.history
+    assert "retry 30" in stage.live.history
+
+
+async def test_a_check_queue_that_is_down_cannot_hold_a_drain_for_ever() -> None:
+    """Past the drain deadline the message goes back with its debt."""
+    stage = Stage(drain_s=0.05)
+    stage.live.put(PUT, attempt=1)
+
+    async def spoil(change: Change, hand: Hand) -> Outcome:
+        stage.checks.fail_next = [errors.QueueError("down")] * 999
+        stage.worker.stop()
+        stage.clock += 1.0
+        return await _done(change, hand)
+
+    stage.engine.script = spoil
+    await asyncio.wait_for(stage.worker.run(), 5)
+    assert stage.live.history == ["retry 30"]
+    assert not stage.reports[0].checked
+
+
+async def test_a_missing_dead_queue_stops_the_worker() -> None:
+    """What cannot be buried must not go round for ever."""
+    stage = Stage()
+
+    async def reject(_change: Change, _hand: Hand) -> Outcome:
+        stage.live.fail_next = [errors.QueueMissing("no dead-letter queue")] * 9
+        return Rejected("no", "hint")
+
+    stage.engine.script = reject
+    stage.live.put(PUT)
+    with pytest.raises(errors.QueueMissing):
+        await asyncio.wait_for(stage.worker.run(), 5)
+    assert stage.reports[0].verb == "unsettled"
+
+
+async def test_a_missing_queue_found_while_extending_stops_the_worker() -> None:
+    """Leases that cannot be renewed are no leases."""
+    stage = Stage()
+
+    async def gone(_deliveries: object, _for_s: float) -> list[Delivery]:
+        raise errors.QueueMissing("gone")
+
+    stage.live.extend = gone  # type: ignore[method-assign,assignment]
+    gate = asyncio.Event()
+
+    async def slow(_change: Change, _hand: Hand) -> Outcome:
+        await gate.wait()
+        return DONE
+
+    stage.engine.script = slow
+    stage.live.put(PUT)
+    task = asyncio.create_task(stage.worker.run())
+    await stage.until(lambda: stage.worker.in_flight == 1)
+    stage.clock += 30.0
+    with pytest.raises(errors.QueueMissing):
+        await asyncio.wait_for(task, 5)
+
+
+async def test_a_bug_in_settling_is_told_and_the_worker_goes_on() -> None:
+    """Nobody waits for a hand's task, so it must speak for itself."""
+    stage = Stage()
+    send = stage.checks.send
+    broken = [True]
+
+    async def fail_once(changes: Sequence[Change], *, fresh: bool = False) -> None:
+        if broken.pop() if broken else False:
+            raise RuntimeError("a bug")
+        await send(changes, fresh=fresh)
+
+    stage.checks.send = fail_once  # type: ignore[method-assign]
+    stage.live.put(PUT, attempt=1)
+    stage.live.put(Change(ObjectRef("media", "b"), "put"))
+    async with stage.running():
+        await stage.until(lambda: len(stage.reports) == 1)
+        assert stage.worker.in_flight == 0
+
+
+async def test_all_that_is_given_back_is_given_back() -> None:
+    """One message that the queue refuses to take does not keep the others hidden."""
+    stage = Stage(max_in_flight=40)
+    receiving, gate = asyncio.Event(), asyncio.Event()
+    receive = stage.live.receive
+
+    async def slow_receive(max_n: int, wait_s: float) -> list[Delivery]:
+        receiving.set()
+        await gate.wait()
+        found = await receive(10, wait_s)
+        stage.live.fail_next = [errors.QueueError("throttled")]
+        return found[: max(max_n, 5)]
+
+    stage.live.receive = slow_receive  # type: ignore[method-assign]
+    for number in range(5):
+        stage.live.put(Change(ObjectRef("media", f"k{number}"), "put"))
+    task = asyncio.create_task(stage.worker.run())
+    await receiving.wait()
+    stage.worker.stop()
+    gate.set()
+    await asyncio.wait_for(task, 5)
+    assert stage.live.history == ["retry 0"] * 4
+
+
+async def test_a_mixed_hand_is_as_old_as_its_oldest_message() -> None:
+    """One message on its second attempt is reason enough for a Check (rule 4)."""
+    stage = Stage()
+    stage.live.put(PUT)
+    stage.live.put(Change(REF, "put", sequencer="02"), attempt=1)
+    stage.worker._is_full["live"] = True
+    async with stage.running():
+        await stage.until(lambda: stage.live.empty)
+    assert len(stage.engine.seen) == 1
+    assert len(stage.checks.sent) == 1
+
+
+async def test_a_change_in_a_foreign_group_is_sent_home_first() -> None:
+    """Outside its key's own group nobody is kept away from the key, so it is not worked on there."""
+    stage = Stage()
+    stage.live.put_body(encode(PUT), "somebody-elses-group")
+    async with stage.running():
+        await stage.until(lambda: stage.live.empty and len(stage.reports) == 1)
+    assert stage.live.history == ["send put", "ack", "ack"]
+
+
+async def test_an_undecodable_message_is_reported_with_its_reason() -> None:
+    """It has no key, but it counts as buried and has its line."""
+    stage = Stage()
+    stage.live.put_body("not json {", "g1")
+    async with stage.running():
+        await stage.until(lambda: bool(stage.reports))
+    (report,) = stage.reports
+    assert (report.change, report.verb) == (None, "bury")
+    assert isinstance(report.outcome, Rejected)
+    assert stage.worker.settled["buried"] == 1
+
+
+async def test_a_hopeless_burial_is_counted_as_buried() -> None:
+    """What is counted is what happened."""
+    stage = Stage()
+
+    async def fail(_change: Change, hand: Hand) -> Outcome:
+        hand.debt.placed = True
+        return Retry("TargetPrecondition: 412")
+
+    stage.engine.script = fail
+    stage.live.put(PUT, attempt=8, first_received_at_s=NOW_S - 4000)
+    async with stage.running():
+        await stage.until(lambda: bool(stage.live.buried))
+    assert stage.worker.settled["buried"] == 1
+    assert stage.worker.settled["retry"] == 0
+
+
+async def test_a_lease_is_not_renewed_past_twelve_hours() -> None:
+    """SQS ends it then whatever is asked."""
+    stage = Stage()
+    gate = asyncio.Event()
+
+    async def slow(_change: Change, hand: Hand) -> Outcome:
+        await gate.wait()
+        hand.check()
+        return DONE
+
+    stage.engine.script = slow
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.worker.in_flight == 1)
+        (hand,) = stage.worker._hands
+        hand.leases[0].taken_s -= 12 * 3600
+        stage.clock += 30.0
+        await asyncio.sleep(0.05)
+        assert "extend 1" not in stage.live.history
+        gate.set()
 
 
 async def test_the_real_engine_under_the_worker_replicates_and_deletes() -> None:
@@ -576,6 +821,7 @@ async def test_the_real_engine_under_the_worker_replicates_and_deletes() -> None
         source=source,
         targets={"default": target},
         budget=FakeBudget(),
+        gate=stage.gate,
         backoff_s=lambda _attempt: 1.0,
         now_s=lambda: NOW_S,
         sleep=_quick,

@@ -57,6 +57,9 @@ MAX_VISIBILITY_S = 12 * 3600
 COALESCE_S = 0.005
 """How long an entry waits for company: little beside a network round trip, enough to fill batches under load."""
 
+CALL_STALL_S = 10.0
+"""A call that moves no byte for this long is broken off: other leases wait behind it. Long polls say their own time."""
+
 TRIES = 4
 """Of each call, and of each entry of a batch."""
 
@@ -234,6 +237,11 @@ class SqsQueue:
         counts = answer.get("Attributes", {})
         return Depth(*(int(counts.get(name, 0)) for name in _DEPTH))
 
+    async def probe(self) -> None:
+        """Check that this queue and its dead-letter queue exist and may be looked at; raises QueueMissing."""
+        for url in filter(None, (self._url, self._dead_url)):
+            await self._call("GetQueueAttributes", {"QueueUrl": url, "AttributeNames": ["QueueArn"]})
+
     async def aclose(self) -> None:
         """Send what waits for company, and see everything under way to its end."""
         await asyncio.gather(self._acks.aclose(), self._retries.aclose())
@@ -262,7 +270,7 @@ class SqsQueue:
         return [verdicts[n] for n in range(len(entries))]
 
     async def _call(
-        self, action: str, payload: Mapping[str, object], *, progress_s: float | None = None
+        self, action: str, payload: Mapping[str, object], *, progress_s: float = CALL_STALL_S
     ) -> Mapping[str, Any]:
         """Call SQS, again where that may help; QueueMissing or QueueError when it does not."""
         body = json.dumps(payload).encode()
@@ -276,7 +284,7 @@ class SqsQueue:
                 raise _error_of(found, action, self._url)
             await self._sleep(self._backoff.delay_s(failures, found.retry_after_s))
 
-    async def _attempt(self, action: str, body: bytes, progress_s: float | None) -> Mapping[str, Any] | Failure:
+    async def _attempt(self, action: str, body: bytes, progress_s: float) -> Mapping[str, Any] | Failure:
         """Call once, or twice if SQS calls our token expired and there is a new one."""
         try:
             credentials = await self._credentials.get()
@@ -291,7 +299,7 @@ class SqsQueue:
         return found
 
     async def _exchange(
-        self, action: str, body: bytes, credentials: Credentials, progress_s: float | None
+        self, action: str, body: bytes, credentials: Credentials, progress_s: float
     ) -> Mapping[str, Any] | Failure:
         signer = self._signer_for(credentials)
         payload_sha256 = hashlib.sha256(body).hexdigest()
