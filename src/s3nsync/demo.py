@@ -98,7 +98,7 @@ class Story:
             case Retry(reason=reason):
                 line.note = f"{reason.partition(':')[0]} at first"
         if report.verb == "ack":
-            line.lag_s = max(0.0, time.time() - self.written_s[key])
+            line.lag_s = round(max(0.0, time.time() - self.written_s[key]), 3)
             self.lags_s.append(line.lag_s)
             if report.ambiguous:
                 line.note = "answer lost: sent again, checked later"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import pytest
 
 from s3nsync.demo import differing
@@ -329,6 +330,28 @@ def test_doctor_finds_the_stage_in_order_and_leaves_nothing_behind(scene: Stage,
     with worker(scene, tmp_path, "doctor", S3NSYNC_WORKER_GRACE_S="7") as process:
         assert process.wait() == 1
     assert any(line.startswith("failed") and "check queue" in line for line in process.out)
+
+
+def test_the_account_may_come_from_secrets_manager(scene: Stage, tmp_path: Path) -> None:
+    """With secret_arn the key is in no file and no variable, and still in no log."""
+    session = boto3.Session("demo", "demo", region_name="us-east-1")
+    vault = session.client("secretsmanager", endpoint_url=scene.aws.endpoint_url)
+    arn = vault.create_secret(Name="netstorage", SecretString=scene.netstorage_env["NS_SECRET"])["ARN"]
+    (tmp_path / "s3nsync.toml").write_text(f'[accounts.default]\nsecret_arn = "{arn}"\nca_file = "{scene.ca_file}"\n')
+    env = {name: value for name, value in _env(scene, tmp_path).items() if name != "NS_SECRET"}
+    process = Process("run", env, tmp_path)
+    try:
+        _put(scene, "vault.txt")
+        _until(lambda: _has(scene, "vault.txt"))
+    finally:
+        process.popen.terminate()
+        assert process.wait() == 0
+    assert scene.key not in process.text
+    (tmp_path / "s3nsync.toml").write_text('[accounts.default]\nsecret_arn = "no-such-secret"\n')
+    process = Process("run", env, tmp_path)
+    assert process.wait() == 2
+    assert "no-such-secret" in process.text
+    assert "secretsmanager:GetSecretValue" in process.text
 
 
 def _wrong_secret(env: dict[str, str], _: Path) -> None:
