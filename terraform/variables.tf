@@ -188,7 +188,7 @@ variable "spot" {
 }
 
 variable "min_tasks" {
-  description = "Tasks that always run, about 14 dollars a month each. 0 costs nothing at rest, and the first event after a rest waits two to four minutes for a task to start."
+  description = "Tasks that always run, about 14 dollars a month each. 0 costs nothing at rest, and the first event after a rest waits for a task to start: minutes, a quarter of an hour at worst."
   type        = number
   default     = 1
   nullable    = false

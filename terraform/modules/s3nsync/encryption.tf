@@ -47,7 +47,7 @@ data "aws_iam_policy_document" "key" {
     condition {
       test     = "ArnEquals"
       variable = "kms:EncryptionContext:aws:logs:arn"
-      values   = [for name in local.log_group_names : "arn:${local.partition}:logs:${local.region}:${local.account}:log-group:${name}"]
+      values   = values(local.log_group_arns)
     }
   }
 

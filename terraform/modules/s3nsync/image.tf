@@ -4,7 +4,7 @@
 
 locals {
   image_sources = sort(flatten([
-    for pattern in ["Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE", "requirements/runtime.txt", "src/s3nsync/**/*.py"] :
+    for pattern in ["Dockerfile", ".dockerignore", "LICENSE", "requirements/runtime.txt", "src/s3nsync/**/*.py"] :
     tolist(fileset(local.repository_root, pattern))
   ]))
   image_tag = substr(sha256(join("", concat(

@@ -87,20 +87,16 @@ locals {
   taken = [for subnet in data.aws_subnet.taken : subnet.cidr_block if lookup(subnet.tags, local.subnet_tag, "") != var.name]
 
   # Two ranges overlap where they are equal in the bits of the shorter prefix.
-  free = [
-    for mine in local.candidates : mine if !anytrue([
+  is_taken = {
+    for mine in distinct(concat(local.candidates, coalesce(var.subnet_cidrs, []))) : mine => anytrue([
       for theirs in local.taken :
       cidrhost("${split("/", mine)[0]}/${min(split("/", mine)[1], split("/", theirs)[1])}", 0) ==
       cidrhost("${split("/", theirs)[0]}/${min(split("/", mine)[1], split("/", theirs)[1])}", 0)
     ])
-  ]
-  overlapping = [
-    for mine in coalesce(var.subnet_cidrs, []) : mine if anytrue([
-      for theirs in local.taken :
-      cidrhost("${split("/", mine)[0]}/${min(split("/", mine)[1], split("/", theirs)[1])}", 0) ==
-      cidrhost("${split("/", theirs)[0]}/${min(split("/", mine)[1], split("/", theirs)[1])}", 0)
-    ])
-  ]
+  }
+  free        = [for mine in local.candidates : mine if !local.is_taken[mine]]
+  highest     = slice(reverse(local.free), 0, min(2, length(local.free)))
+  overlapping = [for mine in coalesce(var.subnet_cidrs, []) : mine if local.is_taken[mine]]
 }
 
 # Chosen once and kept: what others add to the VPC later must not move us.
@@ -109,19 +105,19 @@ resource "terraform_data" "subnets" {
 
   input = {
     zones = slice(data.aws_availability_zones.this.names, 0, 2)
-    cidrs = var.subnet_cidrs != null ? var.subnet_cidrs : slice(reverse(local.free), 0, min(2, length(local.free)))
+    cidrs = var.subnet_cidrs != null ? var.subnet_cidrs : local.highest
   }
 
   lifecycle {
     ignore_changes = [input]
 
     precondition {
-      condition     = var.subnet_cidrs != null || length(local.free) >= 2
+      condition     = var.subnet_cidrs != null || length(local.highest) == 2
       error_message = "The VPC ${local.vpc_id} (${local.vpc_cidr}) has no two free ranges of /${local.candidate_bits} left. Give subnet_ids of existing subnets, or subnet_cidrs from another range of the VPC."
     }
     precondition {
       condition     = length(local.overlapping) == 0
-      error_message = "subnet_cidrs: ${join(", ", local.overlapping)} overlaps a subnet of ${local.vpc_id}. Leave subnet_cidrs out to have free ranges chosen${length(local.free) >= 2 ? ", such as ${join(" and ", slice(reverse(local.free), 0, 2))}" : ""}."
+      error_message = "subnet_cidrs: ${join(", ", local.overlapping)} overlaps a subnet of ${local.vpc_id}. Leave subnet_cidrs out to have free ranges chosen: ${join(" and ", local.highest)}."
     }
   }
 

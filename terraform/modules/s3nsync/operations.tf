@@ -5,6 +5,9 @@ locals {
     intake = "/aws/lambda/${var.name}-intake"
     worker = "/ecs/${var.name}"
   }
+  log_group_arns = {
+    for part, name in local.log_group_names : part => "arn:${local.partition}:logs:${local.region}:${local.account}:log-group:${name}"
+  }
 }
 
 resource "aws_cloudwatch_log_group" "this" {
@@ -33,6 +36,9 @@ resource "aws_sns_topic" "alarms" {
 locals {
   alarm_topic_arn = var.alarm_topic_arn != null ? var.alarm_topic_arn : aws_sns_topic.alarms[0].arn
 
+  # Routes may make changes wait on purpose.
+  settle_s = max([for route in var.routes : coalesce(route.settle_s, 0)]...)
+
   # One metric, one bound each. `minutes` is how long it must hold.
   alarms = {
     dead-letters = {
@@ -48,7 +54,7 @@ locals {
     oldest-message = {
       means     = "A live change has waited for 15 minutes: NetStorage refuses or throttles, or max_tasks is too low. The worker's log says which."
       namespace = "AWS/SQS", metric = "ApproximateAgeOfOldestMessage", dimensions = { QueueName = aws_sqs_queue.live.name }
-      statistic = "Maximum", above = 900, minutes = 5, missing = "notBreaching"
+      statistic = "Maximum", above = 900 + local.settle_s, minutes = 5, missing = "notBreaching"
     }
     intake-errors = {
       means     = "The function failed. Lambda tries twice more, then the failure queue keeps the event; the function's log says why."
@@ -63,7 +69,7 @@ locals {
     lag = {
       means     = "The slowest thousandth of changes took more than 60 s from S3 to NetStorage, for 15 minutes: the goal is 99.9 % within 60 s."
       namespace = "s3nsync", metric = "lag_s", dimensions = { Service = var.name }
-      statistic = "p99.9", above = 60, minutes = 15, missing = "notBreaching"
+      statistic = "p99.9", above = 60 + local.settle_s, minutes = 15, missing = "notBreaching"
     }
   }
 }

@@ -1,6 +1,7 @@
 # --- one role for each job ------------------------------------------------------------------------------------------
 # intake: the function. worker: the task. execution: what ECS does before the task's first instruction. Each has one
-# policy, with only the actions and ARNs that it needs. The region is in the names because IAM knows none.
+# policy, with only the actions and ARNs that it needs. The region is in the names because IAM knows none. ARNs are put
+# together, not asked of the resources: else a plan that changes a queue could not say what becomes of the policies.
 
 locals {
   roles = { # and who takes them on
@@ -49,9 +50,9 @@ data "aws_iam_policy_document" "assume" {
       identifiers = [each.value]
     }
 
-    # ECS says for whom it asks; Lambda's check of a new role does not.
+    # ECS says for whom it asks when a task takes on its role; AWS documents that for no other of these.
     dynamic "condition" {
-      for_each = each.value == "ecs-tasks.amazonaws.com" ? [local.account] : []
+      for_each = each.key == "worker" ? [local.account] : []
       content {
         test     = "StringEquals"
         variable = "aws:SourceAccount"
@@ -67,12 +68,12 @@ data "aws_iam_policy_document" "intake" {
   statement {
     sid       = "QueueAndBury"
     actions   = ["sqs:SendMessage"]
-    resources = [aws_sqs_queue.live.arn, aws_sqs_queue.dead.arn, aws_sqs_queue.failure.arn]
+    resources = [local.queue_arns.live, local.queue_arns.dead, local.queue_arns.failure]
   }
   statement {
     sid       = "EmptyTheFailureQueue"
     actions   = ["sqs:ReceiveMessage", "sqs:DeleteMessage"]
-    resources = [aws_sqs_queue.failure.arn]
+    resources = [local.queue_arns.failure]
   }
   statement {
     sid       = "EncryptedQueues"
@@ -87,7 +88,7 @@ data "aws_iam_policy_document" "intake" {
   statement {
     sid       = "Log"
     actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
-    resources = ["${aws_cloudwatch_log_group.this["intake"].arn}:*"]
+    resources = ["${local.log_group_arns.intake}:*"]
   }
 }
 
@@ -120,12 +121,12 @@ data "aws_iam_policy_document" "worker" {
       "sqs:SendMessage",
       "sqs:GetQueueAttributes",
     ]
-    resources = [aws_sqs_queue.live.arn, aws_sqs_queue.bulk.arn, aws_sqs_queue.check.arn]
+    resources = [local.queue_arns.live, local.queue_arns.bulk, local.queue_arns.check]
   }
   statement {
     sid       = "Bury"
     actions   = ["sqs:SendMessage", "sqs:GetQueueAttributes"]
-    resources = [aws_sqs_queue.dead.arn]
+    resources = [local.queue_arns.dead]
   }
   statement {
     sid       = "EncryptedQueues"
@@ -158,7 +159,7 @@ locals {
   # The repository to pull from: our own, or that of the image given; an image outside ECR needs none.
   given_repository = try(regex("^([0-9]{12})\\.dkr\\.ecr\\.([a-z0-9-]+)\\.[a-z.]+/([^:@]+)", var.image), null)
   pulled_repository_arns = (
-    var.image == null ? aws_ecr_repository.this[*].arn :
+    var.image == null ? ["arn:${local.partition}:ecr:${local.region}:${local.account}:repository/${var.name}"] :
     local.given_repository == null ? [] :
     ["arn:${local.partition}:ecr:${local.given_repository[1]}:${local.given_repository[0]}:repository/${local.given_repository[2]}"]
   )
@@ -200,6 +201,6 @@ data "aws_iam_policy_document" "execution" {
   statement {
     sid       = "Log"
     actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
-    resources = ["${aws_cloudwatch_log_group.this["worker"].arn}:*"]
+    resources = ["${local.log_group_arns.worker}:*"]
   }
 }

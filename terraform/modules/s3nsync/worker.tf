@@ -66,7 +66,7 @@ resource "aws_ecs_task_definition" "worker" {
 
     stopTimeout = 120 # Fargate's most; the worker's own drain ends within it
     healthCheck = {
-      command     = ["CMD", "python", "-m", "s3nsync.health"] # a tenth of the cost of `s3nsync health`
+      command     = ["CMD", "python3", "-m", "s3nsync.health"] # a tenth of the cost of `s3nsync health`
       interval    = 30
       timeout     = 5
       retries     = 3

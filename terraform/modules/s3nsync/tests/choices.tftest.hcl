@@ -14,37 +14,69 @@ run "defaults" {
   command = plan
 
   assert {
-    condition     = aws_sqs_queue.live.name == "s3nsync.fifo" && aws_sqs_queue.bulk.name == "s3nsync-bulk.fifo" && aws_sqs_queue.check.name == "s3nsync-check.fifo" && aws_sqs_queue.dead.name == "s3nsync-dead.fifo" && aws_sqs_queue.failure.name == "s3nsync-failure"
+    condition = (
+      aws_sqs_queue.live.name == "s3nsync.fifo" &&
+      aws_sqs_queue.bulk.name == "s3nsync-bulk.fifo" &&
+      aws_sqs_queue.check.name == "s3nsync-check.fifo" &&
+      aws_sqs_queue.dead.name == "s3nsync-dead.fifo" &&
+      aws_sqs_queue.failure.name == "s3nsync-failure"
+    )
     error_message = "Queue names are stable."
   }
 
   assert {
-    condition     = alltrue([for queue in [aws_sqs_queue.live, aws_sqs_queue.bulk, aws_sqs_queue.check, aws_sqs_queue.dead] : queue.fifo_queue && queue.deduplication_scope == "messageGroup" && queue.fifo_throughput_limit == "perMessageGroupId"])
+    condition = (
+      alltrue([
+        for queue in [aws_sqs_queue.live, aws_sqs_queue.bulk, aws_sqs_queue.check, aws_sqs_queue.dead] :
+        queue.fifo_queue &&
+        queue.deduplication_scope == "messageGroup" &&
+        queue.fifo_throughput_limit == "perMessageGroupId"
+      ])
+    )
     error_message = "FIFO queues are high-throughput."
   }
 
   assert {
-    condition     = aws_sqs_queue.check.delay_seconds == tonumber(local.worker_environment.S3NSYNC_WORKER_GRACE_S) && aws_sqs_queue.live.visibility_timeout_seconds == tonumber(local.worker_environment.S3NSYNC_WORKER_LEASE_S)
+    condition = (
+      aws_sqs_queue.check.delay_seconds == tonumber(local.worker_environment.S3NSYNC_WORKER_GRACE_S) &&
+      aws_sqs_queue.live.visibility_timeout_seconds == tonumber(local.worker_environment.S3NSYNC_WORKER_LEASE_S)
+    )
     error_message = "Queues and worker agree on grace and lease."
   }
 
   assert {
-    condition     = aws_lambda_function.intake.handler == "s3nsync.intake.handler" && aws_lambda_function.intake.architectures == tolist(["arm64"]) && aws_lambda_function.intake.reserved_concurrent_executions == -1
+    condition = (
+      aws_lambda_function.intake.handler == "s3nsync.intake.handler" &&
+      aws_lambda_function.intake.architectures == tolist(["arm64"]) &&
+      aws_lambda_function.intake.reserved_concurrent_executions == -1
+    )
     error_message = "The function is ARM64 and shares the account's concurrency."
   }
 
   assert {
-    condition     = toset(local.archive_modules) == toset(["__init__", "errors", "events", "intake", "mapping", "model"])
+    condition = (
+      toset(local.archive_modules) == toset([
+        "__init__", "errors", "events", "intake", "mapping", "model"
+      ])
+    )
     error_message = "The archive's modules are read from lambda_zip.py."
   }
 
   assert {
-    condition     = length(aws_s3_bucket_notification.source["media"].lambda_function) == 1 && !aws_s3_bucket_notification.source["media"].eventbridge && length(aws_cloudwatch_event_rule.source) == 0
+    condition = (
+      length(aws_s3_bucket_notification.source["media"].lambda_function) == 1 &&
+      !aws_s3_bucket_notification.source["media"].eventbridge &&
+      length(aws_cloudwatch_event_rule.source) == 0
+    )
     error_message = "S3 calls the function itself."
   }
 
   assert {
-    condition     = toset(aws_s3_bucket_notification.source["media"].lambda_function[0].events) == toset(["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*", "s3:ObjectRestore:Completed"])
+    condition = (
+      toset(aws_s3_bucket_notification.source["media"].lambda_function[0].events) == toset([
+        "s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*", "s3:ObjectRestore:Completed"
+      ])
+    )
     error_message = "Four kinds of events are asked for."
   }
 
@@ -54,37 +86,62 @@ run "defaults" {
   }
 
   assert {
-    condition     = length(aws_subnet.this) == 2 && terraform_data.subnets[0].input.cidrs == tolist(["172.31.254.0/24", "172.31.253.0/24"]) && length(aws_vpc_endpoint.s3) == 1
+    condition = (
+      length(aws_subnet.this) == 2 &&
+      terraform_data.subnets[0].input.cidrs == tolist(["172.31.254.0/24", "172.31.253.0/24"]) &&
+      length(aws_vpc_endpoint.s3) == 1
+    )
     error_message = "The two highest free ranges are chosen, and S3 traffic avoids the NAT."
   }
 
   assert {
-    condition     = length(aws_secretsmanager_secret.this) == 1 && aws_secretsmanager_secret_version.this[0].secret_string_wo == null && aws_secretsmanager_secret_version.this[0].secret_string == null
+    condition = (
+      length(aws_secretsmanager_secret.this) == 1 &&
+      aws_secretsmanager_secret_version.this[0].secret_string == null
+    )
     error_message = "The key is not in the plan."
   }
 
   assert {
-    condition     = length(aws_ecr_repository.this) == 1 && aws_ecr_repository.this[0].image_tag_mutability == "IMMUTABLE" && can(regex("^[0-9a-f]{16}$", local.image_tag))
+    condition = (
+      length(aws_ecr_repository.this) == 1 &&
+      aws_ecr_repository.this[0].image_tag_mutability == "IMMUTABLE" &&
+      can(regex("^[0-9a-f]{16}$", local.image_tag))
+    )
     error_message = "The image is built, under a tag that says its sources."
   }
 
   assert {
-    condition     = one(aws_ecs_service.worker.capacity_provider_strategy).capacity_provider == "FARGATE" && aws_ecs_service.worker.desired_count == 1 && !aws_ecs_service.worker.network_configuration[0].assign_public_ip
+    condition = (
+      one(aws_ecs_service.worker.capacity_provider_strategy).capacity_provider == "FARGATE" &&
+      aws_ecs_service.worker.desired_count == 1 &&
+      !aws_ecs_service.worker.network_configuration[0].assign_public_ip
+    )
     error_message = "One task on Fargate, without a public address."
   }
 
   assert {
-    condition     = aws_appautoscaling_target.worker.min_capacity == 1 && aws_appautoscaling_target.worker.max_capacity == 10
+    condition = (
+      aws_appautoscaling_target.worker.min_capacity == 1 &&
+      aws_appautoscaling_target.worker.max_capacity == 10
+    )
     error_message = "One to ten tasks."
   }
 
   assert {
-    condition     = aws_appautoscaling_policy.backlog.target_tracking_scaling_policy_configuration[0].disable_scale_in && aws_cloudwatch_metric_alarm.rest.threshold == 0
+    condition = (
+      aws_appautoscaling_policy.backlog.target_tracking_scaling_policy_configuration[0].disable_scale_in &&
+      aws_cloudwatch_metric_alarm.rest.threshold == 0
+    )
     error_message = "Scaling in needs empty queues."
   }
 
   assert {
-    condition     = toset(keys(aws_cloudwatch_metric_alarm.this)) == toset(["dead-letters", "dead-letters-expiring", "oldest-message", "intake-errors", "intake-failures", "lag"]) && length(aws_cloudwatch_metric_alarm.no_worker) == 1
+    condition = (
+      toset(keys(aws_cloudwatch_metric_alarm.this)) == toset([
+      "dead-letters", "dead-letters-expiring", "oldest-message", "intake-errors", "intake-failures", "lag"]) &&
+      length(aws_cloudwatch_metric_alarm.no_worker) == 1
+    )
     error_message = "Every alarm is there."
   }
 
@@ -112,12 +169,19 @@ run "several_buckets_and_prefixes" {
   }
 
   assert {
-    condition     = toset(aws_s3_bucket_notification.source["media"].lambda_function[*].filter_prefix) == toset(["video/", "b%C3%BCro+a/"])
+    condition = (
+      toset(aws_s3_bucket_notification.source["media"].lambda_function[*].filter_prefix) == toset([
+        "video/", "b%C3%BCro+a/"
+      ])
+    )
     error_message = "Nested prefixes are asked for once, in the form that events carry."
   }
 
   assert {
-    condition     = length(aws_s3_bucket_notification.source["media"].lambda_function) == 4 && length(aws_s3_bucket_notification.source["site"].lambda_function) == 2
+    condition = (
+      length(aws_s3_bucket_notification.source["media"].lambda_function) == 4 &&
+      length(aws_s3_bucket_notification.source["site"].lambda_function) == 2
+    )
     error_message = "Each prefix with each suffix."
   }
 
@@ -127,7 +191,10 @@ run "several_buckets_and_prefixes" {
   }
 
   assert {
-    condition     = alltrue([for entry in aws_s3_bucket_notification.source["media"].lambda_function : startswith(entry.id, "s3nsync-")])
+    condition = (
+      alltrue([
+      for entry in aws_s3_bucket_notification.source["media"].lambda_function : startswith(entry.id, "s3nsync-")])
+    )
     error_message = "Ids begin with the name, so that ours are known."
   }
 }
@@ -144,17 +211,28 @@ run "events_by_eventbridge" {
   }
 
   assert {
-    condition     = aws_s3_bucket_notification.source["media"].eventbridge && length(aws_s3_bucket_notification.source["media"].lambda_function) == 0 && length(aws_lambda_permission.s3) == 0
+    condition = (
+      aws_s3_bucket_notification.source["media"].eventbridge &&
+      length(aws_s3_bucket_notification.source["media"].lambda_function) == 0 &&
+      length(aws_lambda_permission.s3) == 0
+    )
     error_message = "EventBridge is turned on, and S3 calls nothing itself."
   }
 
   assert {
-    condition     = jsondecode(aws_cloudwatch_event_rule.source["media"].event_pattern).detail == { bucket = { name = ["media"] }, object = { key = [{ wildcard = "a\\*b/*.mp4" }] } }
+    condition = (
+      jsondecode(aws_cloudwatch_event_rule.source["media"].event_pattern).detail == {
+        bucket = { name = ["media"] }
+        object = { key = [{ wildcard = "a\\*b/*.mp4" }] }
+      }
+    )
     error_message = "The rule takes raw keys, and * in a prefix is meant."
   }
 
   assert {
-    condition     = aws_cloudwatch_event_target.source["media"].retry_policy[0].maximum_event_age_in_seconds == 86400
+    condition = (
+      aws_cloudwatch_event_target.source["media"].retry_policy[0].maximum_event_age_in_seconds == 86400
+    )
     error_message = "A day of retries."
   }
 }
@@ -167,12 +245,18 @@ run "events_by_a_bucket_that_others_manage" {
   }
 
   assert {
-    condition     = length(aws_s3_bucket_notification.source) == 0 && length(terraform_data.bucket_is_free) == 0 && length(aws_cloudwatch_event_rule.source) == 1
+    condition = (
+      length(aws_s3_bucket_notification.source) == 0 &&
+      length(terraform_data.bucket_is_free) == 0 &&
+      length(aws_cloudwatch_event_rule.source) == 1
+    )
     error_message = "The bucket is not touched."
   }
 
   assert {
-    condition     = jsondecode(aws_cloudwatch_event_rule.source["media"].event_pattern).detail.object.key == [{ prefix = "" }]
+    condition = (
+      jsondecode(aws_cloudwatch_event_rule.source["media"].event_pattern).detail.object.key == [{ prefix = "" }]
+    )
     error_message = "The whole bucket."
   }
 }
@@ -192,12 +276,19 @@ run "spot_and_no_task_at_rest" {
   }
 
   assert {
-    condition     = aws_appautoscaling_target.worker.min_capacity == 0 && length(aws_cloudwatch_metric_alarm.no_worker) == 0
+    condition = (
+      aws_appautoscaling_target.worker.min_capacity == 0 &&
+      length(aws_cloudwatch_metric_alarm.no_worker) == 0
+    )
     error_message = "No task is no fault."
   }
 
   assert {
-    condition     = aws_ecs_task_definition.worker.runtime_platform[0].cpu_architecture == "X86_64" && aws_lambda_function.intake.architectures == tolist(["x86_64"])
+    condition = (
+      aws_ecs_task_definition.worker.runtime_platform[0].cpu_architecture == "X86_64" &&
+      aws_lambda_function.intake.architectures == tolist(["x86_64"
+      ])
+    )
     error_message = "One architecture for both."
   }
 }
@@ -210,12 +301,20 @@ run "existing_subnets" {
   }
 
   assert {
-    condition     = length(aws_subnet.this) == 0 && length(aws_vpc_endpoint.s3) == 0 && length(aws_route_table_association.this) == 0
+    condition = (
+      length(aws_subnet.this) == 0 &&
+      length(aws_vpc_endpoint.s3) == 0 &&
+      length(aws_route_table_association.this) == 0
+    )
     error_message = "Nothing is made in the network."
   }
 
   assert {
-    condition     = aws_ecs_service.worker.network_configuration[0].subnets == toset(["subnet-0000000a", "subnet-0000000b"]) && aws_security_group.worker.vpc_id == "vpc-0a1b2c3d"
+    condition = (
+      aws_ecs_service.worker.network_configuration[0].subnets == toset([
+      "subnet-0000000a", "subnet-0000000b"]) &&
+      aws_security_group.worker.vpc_id == "vpc-0a1b2c3d"
+    )
     error_message = "Tasks use the subnets given."
   }
 }
@@ -228,7 +327,11 @@ run "own_addresses" {
   }
 
   assert {
-    condition     = aws_subnet.this[0].cidr_block == "172.31.96.0/20" && aws_subnet.this[1].cidr_block == "172.31.112.0/20" && length(aws_vpc_endpoint.s3) == 0
+    condition = (
+      aws_subnet.this[0].cidr_block == "172.31.96.0/20" &&
+      aws_subnet.this[1].cidr_block == "172.31.112.0/20" &&
+      length(aws_vpc_endpoint.s3) == 0
+    )
     error_message = "The ranges given are used, without an endpoint."
   }
 }
@@ -256,22 +359,36 @@ run "existing_image_key_and_topic" {
   }
 
   assert {
-    condition     = length(aws_ecr_repository.this) == 0 && length(terraform_data.image) == 0 && local.image == "111122223333.dkr.ecr.eu-west-1.amazonaws.com/tools/s3nsync:1.0"
+    condition = (
+      length(aws_ecr_repository.this) == 0 &&
+      length(terraform_data.image) == 0 &&
+      local.image == "111122223333.dkr.ecr.eu-west-1.amazonaws.com/tools/s3nsync:1.0"
+    )
     error_message = "Nothing is built."
   }
 
   assert {
-    condition     = one(local.pulled_repository_arns) == "arn:aws:ecr:eu-west-1:111122223333:repository/tools/s3nsync"
+    condition = (
+      one(local.pulled_repository_arns) == "arn:aws:ecr:eu-west-1:111122223333:repository/tools/s3nsync"
+    )
     error_message = "The image's own repository may be pulled from, no other."
   }
 
   assert {
-    condition     = length(aws_kms_key.this) == 0 && length(aws_sns_topic.alarms) == 0 && aws_sqs_queue.live.kms_master_key_id == "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-0000-0000-000000000000"
+    condition = (
+      length(aws_kms_key.this) == 0 &&
+      length(aws_sns_topic.alarms) == 0 &&
+      aws_sqs_queue.live.kms_master_key_id == "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-0000-0000-000000000000"
+    )
     error_message = "Key and topic given are used."
   }
 
   assert {
-    condition     = aws_cloudwatch_metric_alarm.no_progress.alarm_actions == toset(["arn:aws:sns:eu-central-1:111122223333:alarms"])
+    condition = (
+      aws_cloudwatch_metric_alarm.no_progress.alarm_actions == toset([
+        "arn:aws:sns:eu-central-1:111122223333:alarms"
+      ])
+    )
     error_message = "Alarms go there."
   }
 }
@@ -283,7 +400,11 @@ run "the_workers_settings_reach_it" {
   }
 
   assert {
-    condition     = local.worker_environment.S3NSYNC_WORKER_MAX_IN_FLIGHT == "128" && local.worker_environment.S3NSYNC_LOG_FORMAT == "console" && local.worker_environment.S3NSYNC_METRICS_SERVICE == "s3nsync"
+    condition = (
+      local.worker_environment.S3NSYNC_WORKER_MAX_IN_FLIGHT == "128" &&
+      local.worker_environment.S3NSYNC_LOG_FORMAT == "console" &&
+      local.worker_environment.S3NSYNC_METRICS_SERVICE == "s3nsync"
+    )
     error_message = "Settings are added, and defaults may be changed."
   }
 }

@@ -87,7 +87,22 @@ run "values_of_the_wrong_form" {
     log_retention_days  = 31
     alarm_topic_arn     = "alarms"
   }
-  expect_failures = [var.name, var.secret_version, var.event_path, var.event_suffixes, var.subnet_cidrs, var.image, var.architecture, var.min_tasks, var.worker_environment, var.intake_concurrency, var.kms_key_arn, var.bucket_kms_key_arns, var.log_retention_days, var.alarm_topic_arn]
+  expect_failures = [
+    var.name,
+    var.secret_version,
+    var.event_path,
+    var.event_suffixes,
+    var.subnet_cidrs,
+    var.image,
+    var.architecture,
+    var.min_tasks,
+    var.worker_environment,
+    var.intake_concurrency,
+    var.kms_key_arn,
+    var.bucket_kms_key_arns,
+    var.log_retention_days,
+    var.alarm_topic_arn,
+  ]
 }
 
 run "no_route" {
