@@ -145,6 +145,7 @@ def _queues(settings: Settings, http: Http, source: CredentialSource) -> dict[Qu
         ("live", settings.queues.live),
         ("bulk", settings.queues.bulk),
         ("check", settings.queues.check),
+        ("dead", settings.queues.dead),
     )
     return {
         name: SqsQueue(
@@ -154,7 +155,7 @@ def _queues(settings: Settings, http: Http, source: CredentialSource) -> dict[Qu
             source,
             region=settings.region,
             lease_s=settings.worker.lease_s,
-            dead_url=settings.queues.dead,
+            dead_url=settings.queues.dead if name != "dead" else None,
             endpoint=settings.aws.endpoint_url,
             token=lambda: secrets.token_hex(16),
         )

@@ -9,22 +9,25 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import structlog
 import typer
 from rich.console import Console
 
-from s3nsync import __version__, cli_ns
+from s3nsync import __version__, cli_ns, failed
 from s3nsync.app import App, assemble, resolve
 from s3nsync.config import load
+from s3nsync.errors import ConfigError
 from s3nsync.figures import human_bytes
 from s3nsync.health import Health, State, answering, look
 from s3nsync.lambda_zip import build
@@ -47,6 +50,8 @@ app = typer.Typer(
     add_completion=True,
 )
 app.add_typer(cli_ns.app, name="ns")
+failed_app = typer.Typer(help="Read the dead-letter queue, and have what failed looked at again.", no_args_is_help=True)
+app.add_typer(failed_app, name="failed")
 
 ConfigFile = Annotated[
     Path | None,
@@ -225,6 +230,110 @@ def doctor(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
     _finish(ui, lambda: _await(show()))
 
 
+# --- what failed -----------------------------------------------------------------------------------------------
+
+Patterns = Annotated[
+    list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Names to match, such as 's3://media/site/*'.")
+]
+Limit = Annotated[int, typer.Option(min=1, help="Entries to look at, at most.")]
+
+
+async def _sweep(
+    ui: Ui,
+    config: Path | None,
+    patterns: list[str] | None,
+    limit: int,
+    decide: Callable[[failed.Entry, App], Coroutine[object, object, Literal["keep", "remove"]]],
+) -> None:
+    """Show the entries that match, one after the other, with what was decided on each."""
+    settings = await resolve(load(config, os.environ))
+    ui.redact = configure("auto", "error", settings.secrets()).redact
+    counts = {"seen": 0, "matched": 0, "removed": 0}
+    async with assemble(settings, report=lambda _report: None) as parts:
+
+        async def visit(entry: failed.Entry) -> Literal["keep", "remove"]:
+            if not failed.selected(entry, tuple(patterns or ())):
+                return "keep"
+            counts["matched"] += 1
+            fate = await decide(entry, parts)
+            counts["removed"] += fate == "remove"
+            return fate
+
+        counts["seen"] = await failed.sweep(parts.queues["dead"], visit, limit)
+    ui.say("summary", ", ".join(f"{count} {name}" for name, count in counts.items()), **counts)
+
+
+@failed_app.command("list")
+def failed_list(
+    patterns: Patterns = None, *, limit: Limit = 1000, config: ConfigFile = None, as_json: AsJson = False
+) -> None:
+    """Show what could not be replicated, why, and since when; nothing is removed."""
+    ui = Ui(as_json=as_json, debug=_debug())
+
+    async def show(entry: failed.Entry, _parts: App) -> Literal["keep", "remove"]:
+        facts = entry.facts()
+        times = [_iso(facts[name]) for name in ("first_attempt_s", "last_attempt_s")]
+        tried = f"{facts['attempts'] or '?'} attempts, first {times[0]}, last {times[1]}"
+        ui.say("failed", f"{entry.name}\n  {entry.reason}\n  {facts['hint']}\n  {tried}", **facts)
+        return "keep"
+
+    _finish(ui, lambda: _await(_sweep(ui, config, patterns, limit, show)))
+
+
+@failed_app.command("retry")
+def failed_retry(
+    patterns: Annotated[list[str], typer.Argument(metavar="PATTERN...", help="Names to match; '*' is all of them.")],
+    *,
+    limit: Limit = 1000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have entries looked at again by the workers, through the bulk queue; they leave the dead-letter queue."""
+    ui = Ui(as_json=as_json, debug=_debug())
+    run_id = f"retry-{secrets.token_hex(8)}"
+
+    async def send(entry: failed.Entry, parts: App) -> Literal["keep", "remove"]:
+        bulk = parts.queues.get("bulk")
+        if bulk is None:
+            raise ConfigError("there is no bulk queue", hint="set queues.bulk: retried entries go there")
+        sent = bool(entry.changes) and (dry_run or await failed.retry(entry, bulk, run_id))
+        word = ("would be retried" if dry_run else "retried") if sent else "names no object: left here"
+        ui.say("retried", f"{entry.name}: {word}", name=entry.name, retried=sent and not dry_run)
+        return "remove" if sent and not dry_run else "keep"
+
+    _finish(ui, lambda: _await(_sweep(ui, config, patterns, limit, send)))
+
+
+@failed_app.command("drop")
+def failed_drop(
+    patterns: Annotated[list[str], typer.Argument(metavar="PATTERN...", help="Names to match; '*' is all of them.")],
+    *,
+    limit: Limit = 1000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove entries for good: their keys stay as they are on NetStorage until their next event."""
+    ui = Ui(as_json=as_json, debug=_debug())
+    if not (yes or dry_run):
+        typer.confirm(f"Remove the entries that match {' '.join(patterns)} for good?", abort=True, err=True)
+
+    async def drop(entry: failed.Entry, _parts: App) -> Literal["keep", "remove"]:
+        word = "would be dropped" if dry_run else "dropped"
+        ui.say("dropped", f"{entry.name}: {word}", name=entry.name, dropped=not dry_run)
+        return "keep" if dry_run else "remove"
+
+    _finish(ui, lambda: _await(_sweep(ui, config, patterns, limit, drop)))
+
+
+def _iso(moment_s: object) -> str:
+    if not isinstance(moment_s, int | float) or moment_s <= 0:
+        return "unknown"
+    return datetime.fromtimestamp(moment_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 # --- settings and packaging ------------------------------------------------------------------------------------
 
 
@@ -311,7 +420,6 @@ def emulate(
 
     def serve_it() -> None:
         from s3nsync.emulator import Emulator, Options, Personality, serve  # noqa: PLC0415 - no other verb needs it
-        from s3nsync.errors import ConfigError  # noqa: PLC0415 - ditto
 
         key = os.environ.get(key_env)
         if not key:

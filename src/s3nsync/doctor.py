@@ -165,7 +165,7 @@ def judge_wiring(bucket: str, found: NotificationConfigurationResponseTypeDef) -
 
 async def _queues(settings: Settings) -> AsyncIterator[Finding]:
     client = boto3.client("sqs", region_name=settings.region, endpoint_url=settings.aws.endpoint_url)
-    urls: dict[QueueName | Literal["dead"], str | None] = {
+    urls: dict[QueueName, str | None] = {
         "live": settings.queues.live,
         "bulk": settings.queues.bulk,
         "check": settings.queues.check,
@@ -181,7 +181,7 @@ async def _queues(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _reading(
-    client: SQSClient, name: QueueName | Literal["dead"], url: str, settings: Settings
+    client: SQSClient, name: QueueName, url: str, settings: Settings
 ) -> Callable[[], Awaitable[Sequence[Finding]]]:
     def read() -> Sequence[Finding]:
         attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
@@ -190,7 +190,7 @@ def _reading(
     return lambda: asyncio.to_thread(read)
 
 
-def judge_queue(name: QueueName | Literal["dead"], attributes: Mapping[str, str], *, grace_s: int) -> Iterator[Finding]:
+def judge_queue(name: QueueName, attributes: Mapping[str, str], *, grace_s: int) -> Iterator[Finding]:
     """Judge one queue by its attributes: what the protocol needs is failed, what costs speed or days a warning."""
     findings = [*_judge_fifo(name, attributes), *_judge_delay(name, attributes, grace_s)]
     findings += _judge_dead(attributes) if name == "dead" else _judge_redrive(name, attributes)

@@ -23,8 +23,8 @@ Kind = Literal["put", "delete", "check"]
 Dialect = Literal["s3", "eventbridge", "minio", "ceph", "poc", "own"]
 """Who worded the event. Sequencers compare only within one key and one dialect."""
 
-QueueName = Literal["live", "bulk", "check"]
-"""Live events first; bulk (backfill, repair, redrive) and check only in slots left free."""
+QueueName = Literal["live", "bulk", "check", "dead"]
+"""Live events first; bulk (backfill, repair, redrive) and check only in slots left free; dead is served by people."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

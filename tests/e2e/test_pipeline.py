@@ -279,6 +279,32 @@ def test_what_cannot_be_replicated_is_buried_or_set_aside_and_the_rest_goes_on(s
         _until(lambda: not _has(scene, "cold.bin"))
 
 
+def test_failed_lists_retries_and_drops_what_was_buried(scene: Stage, tmp_path: Path) -> None:
+    """G7 made visible: reason, hint, attempts; a mended entry is retried, a hopeless one dropped."""
+    gzip = json.dumps([{"bucket": BUCKET, "cpcode": CPCODE, "directory": DIRECTORY, "content_encoding": "reject"}])
+    _put(scene, "later/a.txt", b"zipped", ContentEncoding="gzip")
+    _put(scene, "later/../b.txt")
+    with worker(scene, tmp_path, S3NSYNC_ROUTES=gzip) as process:
+        _until(lambda: len([each for each in process.changes() if each["verb"] == "bury"]) == 2)
+    with worker(scene, tmp_path, "failed list --json") as process:
+        assert process.wait() == 0, process.text
+    found = {line["name"]: line for line in map(json.loads, process.out) if line["type"] == "failed"}
+    assert "gzip" in found[f"s3://{BUCKET}/later/a.txt"]["reason"]
+    assert found[f"s3://{BUCKET}/later/../b.txt"]["hint"]
+    assert found[f"s3://{BUCKET}/later/a.txt"]["attempts"] == 1
+    with worker(scene, tmp_path, "failed retry *later/a.txt") as process:
+        assert process.wait() == 0, process.text
+    assert _depth(scene, "bulk") == 1
+    with worker(scene, tmp_path, "failed drop --yes *later/..*") as process:
+        assert process.wait() == 0, process.text
+    assert any("dropped" in line for line in process.out)
+    with worker(scene, tmp_path):
+        _until(lambda: _has(scene, "later/a.txt"))
+    with worker(scene, tmp_path, "failed list --json *later*") as process:
+        assert process.wait() == 0
+    assert [json.loads(line)["type"] for line in process.out] == ["summary"]
+
+
 def test_drain_ends_by_itself_and_sums_up(scene: Stage, tmp_path: Path) -> None:
     """The `drain` verb empties the queues and leaves."""
     for number in range(12):

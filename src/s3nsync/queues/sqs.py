@@ -238,9 +238,8 @@ class SqsQueue:
         return Depth(*(int(counts.get(name, 0)) for name in _DEPTH))
 
     async def probe(self) -> None:
-        """Check that this queue and its dead-letter queue exist and may be looked at; raises QueueMissing."""
-        for url in filter(None, (self._url, self._dead_url)):
-            await self._call("GetQueueAttributes", {"QueueUrl": url, "AttributeNames": ["QueueArn"]})
+        """Check that the queue exists and may be looked at; raises QueueMissing."""
+        await self._call("GetQueueAttributes", {"QueueUrl": self._url, "AttributeNames": ["QueueArn"]})
 
     async def aclose(self) -> None:
         """Send what waits for company, and see everything under way to its end."""

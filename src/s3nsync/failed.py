@@ -1,0 +1,107 @@
+"""The dead-letter queue, made readable: what was buried, why, and back again.
+
+SQS has no way to look without taking, so a sweep takes every entry for a while, decides on each, removes those that are
+done with and gives the others back at once. Entries that the worker buried carry their reason; those that SQS itself
+moved, after a hundred receives, carry none: a message that kills workers.
+
+A retried entry goes to the bulk queue with an id of its own, and is removed only after it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from s3nsync.errors import UndecodableEvent
+from s3nsync.events import Burial, decode, decode_burial
+from s3nsync.model import Change, Delivery
+from s3nsync.queues import Queue
+
+LEASE_S = 300.0
+"""How long a sweep may keep an entry to itself; a longer sweep meets its first entries again, and stops there."""
+
+NO_REASON = "no reason recorded: SQS moved it here after too many receives, so it may be a message that kills workers"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One dead letter; `changes` is empty if its body is none of ours."""
+
+    delivery: Delivery
+    burial: Burial | None
+    changes: tuple[Change, ...]
+
+    @property
+    def name(self) -> str:
+        """Name the object, or the message where there is none."""
+        if self.burial is not None and self.burial.ref is not None:
+            return str(self.burial.ref)
+        return str(self.changes[0].ref) if self.changes else f"message {self.delivery.message_id}"
+
+    @property
+    def reason(self) -> str:
+        """Say why it is here."""
+        return self.burial.reason if self.burial is not None else NO_REASON
+
+    def facts(self) -> dict[str, object]:
+        """Give the entry as plain data; times in Unix seconds."""
+        burial = self.burial
+        return {
+            "name": self.name,
+            "reason": self.reason,
+            "hint": burial.hint if burial else "look at its body with --json before you retry it",
+            "attempts": burial.attempts if burial else None,
+            "first_attempt_s": burial.first_attempt_s if burial else None,
+            "last_attempt_s": burial.last_attempt_s if burial else None,
+            "queue": burial.queue if burial else None,
+            "body": burial.body if burial else self.delivery.body,
+        }
+
+
+def read(delivery: Delivery) -> Entry:
+    """Make sense of a dead letter."""
+    try:
+        changes = decode(delivery.body).changes
+    except UndecodableEvent:
+        changes = ()
+    return Entry(delivery, decode_burial(delivery.body), changes)
+
+
+def selected(entry: Entry, patterns: tuple[str, ...]) -> bool:
+    """Say whether an entry's name matches one of the shell-style patterns, or there are none."""
+    return not patterns or any(fnmatchcase(entry.name, pattern) for pattern in patterns)
+
+
+async def sweep(dead: Queue, decide: Callable[[Entry], Awaitable[Literal["keep", "remove"]]], limit: int) -> int:
+    """Show up to `limit` entries to `decide`, remove those it says, give the others back; returns how many it saw.
+
+    Entries of one key are one group: while the first is held, later ones may stay out of sight.
+    """
+    held: list[Delivery] = []
+    seen: set[str] = set()
+    try:
+        while len(seen) < limit:
+            deliveries = await dead.receive(10, 1.0)
+            held += deliveries
+            fresh = [each for each in deliveries if each.message_id not in seen][: limit - len(seen)]
+            if not fresh:
+                break
+            for delivery in fresh:
+                seen.add(delivery.message_id)
+                if await decide(read(delivery)) == "remove":
+                    await dead.ack(delivery)
+                    held.remove(delivery)
+    finally:
+        await asyncio.gather(*(dead.retry(delivery, 0.0) for delivery in held))
+    return len(seen)
+
+
+async def retry(entry: Entry, bulk: Queue, run: str) -> bool:
+    """Have the entry's keys looked at again; False if it names none. Its caller removes it afterwards."""
+    if not entry.changes:
+        return False
+    await bulk.send([replace(change, run=run) for change in entry.changes])
+    return True

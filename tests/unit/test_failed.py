@@ -1,0 +1,134 @@
+"""The dead-letter queue made readable: sweeping, selecting, retrying."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from fakes import NOW_S, FakeQueue
+from s3nsync.errors import QueueError
+from s3nsync.events import Burial, encode, encode_burial
+from s3nsync.failed import NO_REASON, Entry, retry, selected, sweep
+from s3nsync.model import Change, ObjectRef
+
+REF = ObjectRef("media", "site/a b.txt")
+PUT = Change(REF, "put", sequencer="01", event_name="ObjectCreated:Put", dialect="s3")
+
+
+def _burial(ref: ObjectRef | None, body: str) -> str:
+    return encode_burial(
+        Burial(
+            ref=ref,
+            reason="has ..",
+            hint="rename it",
+            first_attempt_s=NOW_S,
+            last_attempt_s=NOW_S + 9,
+            attempts=3,
+            queue="live",
+            body=body,
+        )
+    )
+
+
+class Bench:
+    """A dead-letter queue with some entries, and a bulk queue."""
+
+    def __init__(self) -> None:
+        self.clock = 1000.0
+        self.dead = FakeQueue("dead", clock_s=lambda: self.clock)
+        self.bulk = FakeQueue("bulk", clock_s=lambda: self.clock)
+        self.seen: list[Entry] = []
+
+    def fill(self, count: int) -> None:
+        for number in range(count):
+            ref = ObjectRef("media", f"k{number}")
+            self.dead.put_body(_burial(ref, encode(Change(ref, "put", sequencer="01"))), f"g{number}")
+
+    async def keep(self, entry: Entry) -> Literal["keep", "remove"]:
+        self.seen.append(entry)
+        return "keep"
+
+    async def remove(self, entry: Entry) -> Literal["keep", "remove"]:
+        self.seen.append(entry)
+        return "remove"
+
+
+async def test_looking_removes_nothing_and_hides_nothing() -> None:
+    """All entries are shown once, and are there for the next look at once."""
+    bench = Bench()
+    bench.fill(25)
+    for _ in range(2):
+        bench.seen.clear()
+        assert await sweep(bench.dead, bench.keep, 1000) == 25
+        assert len({entry.name for entry in bench.seen}) == 25
+    assert (await bench.dead.depth()).visible == 25
+
+
+async def test_a_limit_is_kept_and_the_rest_is_not_hidden() -> None:
+    """What was received beyond the limit is given back too."""
+    bench = Bench()
+    bench.fill(25)
+    assert await sweep(bench.dead, bench.remove, 12) == 12
+    assert (await bench.dead.depth()).visible == 13
+
+
+async def test_a_sweep_that_breaks_off_gives_everything_back() -> None:
+    """An error in the middle hides nothing."""
+    bench = Bench()
+    bench.fill(5)
+
+    async def fail(_entry: Entry) -> Literal["keep", "remove"]:
+        raise QueueError("down")
+
+    with pytest.raises(QueueError):
+        await sweep(bench.dead, fail, 1000)
+    assert (await bench.dead.depth()).visible == 5
+
+
+async def test_a_retried_entry_is_on_the_bulk_queue_before_it_is_removed() -> None:
+    """With an id of its own, so that a second retry is no duplicate of the first."""
+    bench = Bench()
+    bench.dead.put_body(_burial(REF, encode(PUT)), "g")
+
+    async def again(entry: Entry) -> Literal["keep", "remove"]:
+        assert await retry(entry, bench.bulk, "retry-1")
+        assert not bench.dead.empty
+        return "remove"
+
+    await sweep(bench.dead, again, 10)
+    assert bench.dead.empty
+    assert [(change.ref, change.run) for change in bench.bulk.sent] == [(REF, "retry-1")]
+
+
+async def test_what_sqs_moved_by_itself_says_so_and_can_be_retried() -> None:
+    """Such an entry has no reason recorded; its body is the message itself."""
+    bench = Bench()
+    bench.dead.put_body(encode(PUT), "g")
+    await sweep(bench.dead, bench.keep, 10)
+    (entry,) = bench.seen
+    assert (entry.name, entry.reason) == (str(REF), NO_REASON)
+    assert await retry(entry, bench.bulk, "r")
+
+
+async def test_a_poison_body_has_a_name_and_stays() -> None:
+    """It names no object, so there is nothing to retry."""
+    bench = Bench()
+    bench.dead.put_body(_burial(None, "poison {"), "g")
+    await sweep(bench.dead, bench.keep, 10)
+    (entry,) = bench.seen
+    assert entry.name.startswith("message ")
+    assert entry.facts()["body"] == "poison {"
+    assert not await retry(entry, bench.bulk, "r")
+    assert bench.bulk.sent == []
+
+
+async def test_patterns_match_whole_names() -> None:
+    """`*` crosses slashes; no pattern means all."""
+    bench = Bench()
+    bench.dead.put_body(_burial(REF, encode(PUT)), "g")
+    await sweep(bench.dead, bench.keep, 10)
+    (entry,) = bench.seen
+    assert selected(entry, ())
+    assert selected(entry, ("nothing", "s3://media/site/*"))
+    assert not selected(entry, ("site/*",))
