@@ -25,10 +25,14 @@ RUN case "$TARGETARCH" in \
       --platform "manylinux_2_28_$machine" --platform "manylinux2014_$machine" && \
     rm -rf app/bin
 
+# Of our own package the sources only, whatever lies between them in a working copy, and whatever modes they have there.
 # Bytecode is made here, because the root file system may be read-only later. It names no time, so the same sources give
 # the same files, and it is never held against the sources, which cannot change in an image.
+COPY LICENSE app/
 COPY src/s3nsync app/s3nsync
-RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s app -p /app app
+RUN find app/s3nsync -type f ! -name '*.py' ! -name py.typed -delete && \
+    python3 -m compileall -q --invalidation-mode unchecked-hash -s app -p /app app && \
+    chmod -R u=rwX,go=rX app
 
 # --- the result: no RUN from here on -------------------------------------------------------------------------------
 # The target's platform is BuildKit's default, but buildah 1.28 would go on with the platform of the stage before.
@@ -41,7 +45,6 @@ LABEL org.opencontainers.image.title="s3nsync" \
       org.opencontainers.image.licenses="Apache-2.0"
 
 COPY --from=build /build/app /app
-COPY LICENSE /app/
 
 # Safe path: nothing is imported from the working directory.
 ENV PYTHONPATH=/app \
