@@ -571,24 +571,27 @@ async def test_a_peer_that_does_not_read_holds_the_iterator_back_and_cancelling_
             given += 1 << 18
             yield bytes(1 << 18)
 
-    ended = asyncio.Event()
+    may_read, ended = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.head()
-        await asyncio.sleep(0.3)
+        await may_read.wait()
         assert not (await peer.rest()).endswith(b"0\r\n\r\n")
         ended.set()
 
     async with client() as http, hostile(script) as server:
         task = asyncio.ensure_future(put(http, server.origin, body()))
-        await asyncio.sleep(0.2)
-        before = given
+        before = -1
+        while before != given:
+            before = given
+            await asyncio.sleep(0.1)
         assert 0 < before < 20 << 20
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert given == before
         assert _states(http) == (0, 0)
+        may_read.set()
         await ended.wait()
 
 
