@@ -607,12 +607,14 @@ class _Connection(asyncio.Protocol):
         return exchange
 
     def write(self, *pieces: Chunk) -> None:
-        """Hand bytes to the transport, in one system call where it can."""
-        self._written_bytes += sum(map(_size, pieces))
-        if len(pieces) == 1:
-            self._transport.write(pieces[0])
-        else:
-            self._transport.writelines(pieces)
+        """Hand bytes to the transport, piece by piece.
+
+        Not by `writelines`: asyncio's own (CPython 3.12 and 3.13.0) never pauses its writer, so that a peer that does
+        not read would have the whole body pile up in memory.
+        """
+        for piece in pieces:
+            self._written_bytes += _size(piece)
+            self._transport.write(piece)
 
     def pause_reading(self) -> None:
         """Let the peer wait: the caller has enough to read."""
