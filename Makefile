@@ -18,7 +18,7 @@ export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test interop ci fix docs lambda lock clean
+.PHONY: help demo dev check test pythons interop ci fix docs lambda lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +46,26 @@ interop: $(READY) ## clients that are not ours (rclone, Akamai's kit) against ou
 	@command -v rclone >/dev/null || $(MAKE) --no-print-directory .install-rclone
 	S3NSYNC_INTEROP=1 $(BIN)/pytest -m interop tests/interop $(ARGS)
 
-ci: ## what must be green: check, test, interop, demo, each with its time
-	@set -e; for step in check test interop 'demo ARGS=--json'; do \
+pythons: ## the tests without ministack on every other supported Python that is found
+	@set -e; for version in 3.11 3.12 3.13; do \
+		for each in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+			$$each -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null && break; \
+			each=; \
+		done; \
+		if test -z "$$each"; then echo "note: there is no Python $$version here"; \
+		elif test "$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != $$version; then \
+			echo "--- Python $$version"; \
+			$(MAKE) --no-print-directory .portable VENV=.venv-$$version PYTHON=$$each; \
+		fi; \
+	done
+
+.PHONY: .portable
+.portable: $(READY)
+	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/engine tests/worker tests/contract/test_http_hostile.py \
+		tests/contract/test_http_parsing.py tests/contract/test_netstorage_client.py $(ARGS)
+
+ci: ## what must be green: check, test, other Pythons, interop, demo, each with its time
+	@set -e; for step in check test pythons interop 'demo ARGS=--json'; do \
 		started=$$(date +%s); echo "--- make $$step"; \
 		$(MAKE) --no-print-directory $$step; \
 		echo "--- make $$step: $$(( $$(date +%s) - started )) s"; \
@@ -71,7 +89,7 @@ lock: .venv-lock/bin/uv ## refresh the pinned requirements: make lock ARGS=--upg
 	@set -e; for each in requirements/*.in; do $(UV_COMPILE) $(ARGS) $$each -o $${each%.in}.txt; done
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(MINISTACK_VENV) .venv-lock build dist .cache .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) .venv-3.* $(MINISTACK_VENV) .venv-lock build dist .cache .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 
 # --- environments ----------------------------------------------------------------------------------------------
