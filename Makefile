@@ -18,10 +18,10 @@ export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test pythons interop ci fix docs lambda lock clean
+.PHONY: help demo dev check test pythons interop image-test ci fix docs lambda lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) $(MINISTACK_READY) ## the whole product on this machine, in a minute: make demo ARGS=--json
 	@$(BIN)/s3nsync demo $(ARGS)
@@ -39,12 +39,17 @@ check: $(READY) ## style, types, layers, generated pages
 test: $(READY) $(MINISTACK_READY) ## every test but interop: make test ARGS='-k routes'
 	@command -v nginx >/dev/null || $(MAKE) --no-print-directory .install-nginx || \
 		{ test -z "$$CI" && echo 'note: going on without the tests against nginx' >&2; }
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not interop' $$(command -v nginx >/dev/null || \
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not interop and not image' $$(command -v nginx >/dev/null || \
 		echo --ignore=tests/contract/test_http_nginx.py) $(ARGS)
 
 interop: $(READY) ## clients that are not ours (rclone, Akamai's kit) against our emulator
 	@command -v rclone >/dev/null || $(MAKE) --no-print-directory .install-rclone
 	S3NSYNC_INTEROP=1 $(BIN)/pytest -m interop tests/interop $(ARGS)
+
+image-test: $(READY) $(MINISTACK_READY) .venv-hadolint/.ready ## the image, built and run for real: as root, on Debian
+	@for each in buildah debootstrap docker-registry; do \
+		command -v $$each >/dev/null || $(MAKE) --no-print-directory .install-$$each || exit 1; done
+	PATH="$(CURDIR)/.venv-hadolint/bin:$$PATH" S3NSYNC_IMAGE=1 $(BIN)/pytest -m image tests/image -s $(ARGS)
 
 pythons: ## the tests without ministack on every other supported Python that is found
 	@set -e; for version in 3.11 3.12 3.13; do \
@@ -89,7 +94,7 @@ lock: .venv-lock/bin/uv ## refresh the pinned requirements: make lock ARGS=--upg
 	@set -e; for each in requirements/*.in; do $(UV_COMPILE) $(ARGS) $$each -o $${each%.in}.txt; done
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) .venv-3.* $(MINISTACK_VENV) .venv-lock build dist .cache .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) .venv-* build dist .cache .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 
 # --- environments ----------------------------------------------------------------------------------------------
@@ -113,9 +118,10 @@ $(READY): $(VENV)/.locked pyproject.toml
 	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(MINISTACK_READY): requirements/ministack.txt | .python
-	$(PYTHON) -m venv --clear $(MINISTACK_VENV)
-	$(MINISTACK_VENV)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/ministack.txt
+# Tools that pin what we need in other versions live in environments of their own, each named after its lock.
+.venv-%/.ready: requirements/%.txt | .python
+	$(PYTHON) -m venv --clear .venv-$*
+	.venv-$*/bin/python $(PIP_INSTALL) --require-hashes -r $<
 	@touch $@
 
 .venv-lock/bin/uv: | .python
