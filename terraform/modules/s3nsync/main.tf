@@ -42,7 +42,7 @@ data "aws_s3_bucket" "source" {
 
 # --- what only the API can tell, asked before anything is written ---------------------------------------------------
 # The provider cannot read a bucket's notifications or a route table's endpoints; the AWS command line can. Everything
-# that has no other dependency depends on these two, so a refusal leaves nothing behind.
+# that may have no other dependency depends on these two, so a refusal leaves nothing behind.
 
 resource "terraform_data" "bucket_is_free" {
   for_each = var.manage_bucket_notification ? local.buckets : []

@@ -149,6 +149,8 @@ resource "aws_cloudwatch_metric_alarm" "no_worker" {
   treat_missing_data  = "breaching"
   alarm_actions       = [local.alarm_topic_arn]
   ok_actions          = [local.alarm_topic_arn]
+
+  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 # --- dashboard ------------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ resource "aws_iam_policy" "this" {
     worker    = data.aws_iam_policy_document.worker.json
     execution = data.aws_iam_policy_document.execution.json
   }[each.key]
+
+  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_iam_role_policy_attachment" "this" {
