@@ -18,10 +18,10 @@ export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test pythons interop image-test ci fix docs lambda lock clean
+.PHONY: help demo dev check test pythons interop image-test terraform-test terraform-apply-test ci fix docs lambda lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) $(MINISTACK_READY) ## the whole product on this machine, in a minute: make demo ARGS=--json
 	@$(BIN)/s3nsync demo $(ARGS)
@@ -51,6 +51,14 @@ image-test: $(READY) $(MINISTACK_READY) .venv-hadolint/.ready ## the image, buil
 		command -v $$each >/dev/null || $(MAKE) --no-print-directory .install-$$each || exit 1; done
 	PATH="$(CURDIR)/.venv-hadolint/bin:$$PATH" S3NSYNC_IMAGE=1 $(BIN)/pytest -m image tests/image -s $(ARGS)
 
+terraform-test: $(READY) ## the Terraform sources, without an AWS: format, validity, mock tests, scan
+	@command -v terraform >/dev/null || { echo 'terraform 1.11 or later is missing: see developer.hashicorp.com' >&2; exit 1; }
+	@$(MAKE) --no-print-directory .venv-checkov/.ready
+	cd tests && ../$(BIN)/python -m terraform.static --checkov ../.venv-checkov/bin/checkov
+
+terraform-apply-test: .venv-moto/.ready ## the Terraform root, applied to a stand-in for AWS: some five minutes
+	cd tests && ../.venv-moto/bin/python -m terraform.apply
+
 pythons: ## the tests without ministack on every other supported Python that is found
 	@set -e; for version in 3.11 3.12 3.13; do \
 		for each in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
@@ -69,8 +77,9 @@ pythons: ## the tests without ministack on every other supported Python that is 
 	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/engine tests/worker tests/contract/test_http_hostile.py \
 		tests/contract/test_http_parsing.py tests/contract/test_netstorage_client.py $(ARGS)
 
-ci: ## what must be green: check, test, other Pythons, interop, demo, each with its time
-	@set -e; for step in check test pythons interop 'demo ARGS=--json'; do \
+ci: ## what must be green, each step with its time: check, test, pythons, interop, demo, terraform-test if it is there
+	@set -e; for step in check test pythons interop 'demo ARGS=--json' \
+		$$(command -v terraform >/dev/null && echo terraform-test); do \
 		started=$$(date +%s); echo "--- make $$step"; \
 		$(MAKE) --no-print-directory $$step; \
 		echo "--- make $$step: $$(( $$(date +%s) - started )) s"; \
@@ -80,8 +89,9 @@ fix: $(READY) ## mend what ruff can mend, and format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: $(READY) ## write docs/configuration.md and docs/cli.md anew
+docs: $(READY) ## write docs/configuration.md, docs/cli.md and the tables of terraform/README.md anew
 	$(BIN)/python tools/generate_docs.py
+	$(BIN)/python tests/terraform/tables.py
 
 lambda: | .python ## the Lambda's zip, into build/
 	@mkdir -p build
