@@ -55,7 +55,7 @@ class App:
     budget: ByteBudget
 
     async def probe(self) -> None:
-        """Ask buckets, queues and accounts one cheap question each; raises the first error, all are logged."""
+        """Ask buckets, queues and accounts one cheap question each; logs every failure, and raises the first."""
         questions = [
             *(self.s3.probe(bucket) for bucket in sorted({route.bucket for route in self.settings.routes})),
             *(queue.probe() for queue in self.queues.values()),
@@ -66,7 +66,7 @@ class App:
         ]
         answers = await asyncio.gather(*questions, return_exceptions=True)
         failures = [answer for answer in answers if isinstance(answer, BaseException)]
-        for failure in failures[1:]:
+        for failure in failures:
             if isinstance(failure, S3nsyncError):
                 log.error("start-up check failed", reason=failure.message, hint=failure.hint)
         if failures:

@@ -136,9 +136,11 @@ async def _replicate(ui: Ui, settings: Settings, *, drain: bool) -> None:
             work = parts.worker.drain() if drain else parts.worker.run()
             await _with_metrics(work, measured, settings.metrics.flush_s)
         if drain:
+            left = await parts.queues["check"].depth()
             counts = dict(sorted(parts.worker.settled.items()))
+            counts["checks_left"] = left.visible + left.in_flight + left.delayed
             words = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-            ui.say("summary", words or "the queues were empty", **counts)
+            ui.say("summary", words or "live and bulk queue were empty", **counts)
 
 
 async def _answer_health(worker: Worker, stack: AsyncExitStack) -> None:

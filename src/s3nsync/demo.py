@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
@@ -78,6 +79,10 @@ class Story:
     overwritten: int = 0
     deleted: int = 0
 
+    def in_order(self) -> list[Line]:
+        """Give the lines by name."""
+        return sorted(self.lines.values(), key=lambda each: each.key)
+
     def wrote(self, key: str, did: str, size_bytes: int) -> None:
         """Note a write to S3 that S3 has confirmed just now."""
         self.written_s[key] = time.time()
@@ -138,7 +143,8 @@ async def run_demo(*, as_json: bool, console: Console, progress: Console) -> boo
         burials = await asyncio.to_thread(_buried, scene)
         summary = _summary(story, scene, burials, differences, time.monotonic() - started_s)
         if as_json:
-            for line in (*({"type": "object", **asdict(each)} for each in story.lines.values()), summary):
+            story.lines[FORBIDDEN].note = "; ".join(burial.reason for burial in burials)
+            for line in (*({"type": "object", **asdict(each)} for each in story.in_order()), summary):
                 console.print(json.dumps(line, ensure_ascii=False), soft_wrap=True, markup=False, highlight=False)
         else:
             _show(console, story, summary, burials, differences)
@@ -148,9 +154,7 @@ async def run_demo(*, as_json: bool, console: Console, progress: Console) -> boo
 @asynccontextmanager
 async def replicating(scene: Stage, report: Callable[[Report], None]) -> AsyncIterator[App]:
     """Run a worker on the stage for the length of the block; a worker that dies ends the block with its error."""
-    settings = load(None, {name: value for name, value in scene.env.items() if name != "NS_CA_FILE"})
-    account = settings.accounts["default"].model_copy(update={"ca_file": str(scene.ca_file)})
-    settings = settings.model_copy(update={"accounts": {"default": account}})
+    settings = load(scene.write_settings(), {})
     async with assemble(settings, report=report, credentials=LoopbackCredentials()) as app:
         await app.probe()
         worker = asyncio.create_task(app.worker.run())
@@ -297,7 +301,7 @@ def _summary(
         "lag_p50_s": round(percentile(story.lags_s, 0.50), 3),
         "lag_p99_s": round(percentile(story.lags_s, 0.99), 3),
         "objects": len(stored),
-        "bytes": sum(each.size_bytes for each in stored),
+        "size_bytes": sum(each.size_bytes for each in stored),
         "faults": scene.emulator.injected(),
         "seconds": round(seconds, 1),
     }
@@ -328,13 +332,14 @@ def _show(
         ("", "left"),
     ):
         table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
-    for line in sorted(story.lines.values(), key=lambda each: each.key):
+    for line in story.in_order():
         lag = "" if line.lag_s is None else f"{line.lag_s:.2f} s"
         table.add_row(
             line.key, line.did, f"{line.size_bytes:,}", line.outcome, line.proof, str(line.attempts), lag, line.note
         )
-    console.print(table, markup=False)
-    console.print()
+    with console.capture() as drawn:
+        console.print(table, markup=False)
+    console.file.write("\n".join(line.rstrip() for line in drawn.get().splitlines()) + "\n\n")
     for burial in burials:
         console.print(f"buried: {burial.ref}: {burial.reason}", markup=False, highlight=False)
         console.print(f"        {burial.hint}", markup=False, highlight=False)
@@ -342,14 +347,18 @@ def _show(
         console.print(difference, style="red", markup=False)
     verdict = "identical" if summary["identical"] else "DIFFERENT"
     console.print(
-        f"Both sides are {verdict}: {summary['objects']} objects, {summary['bytes']:,} bytes, every byte compared.\n"
+        f"Both sides are {verdict}: {summary['objects']} objects, {summary['size_bytes']:,} bytes, all compared.\n"
         f"{summary['created']} created, {summary['overwritten']} overwritten, {summary['deleted']} deleted, "
-        f"{summary['buried']} buried; faults survived: {summary['faults']}.\n"
+        f"{summary['buried']} buried; faults survived: {_counted(summary['faults'])}.\n"
         f"Lag from S3 to NetStorage: p50 {summary['lag_p50_s']} s, p99 {summary['lag_p99_s']} s. "
         f"All in {summary['seconds']} s.\n"
-        "To try it by hand: `s3nsync dev`. How it works: docs/design.md.",
+        "To try it by hand: `make dev` (s3nsync dev). How it works: docs/design.md.",
         highlight=False,
     )
+
+
+def _counted(faults: object) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())) if isinstance(faults, dict) else ""
 
 
 @contextmanager
@@ -383,6 +392,8 @@ async def _first(*waits: Coroutine[object, object, object]) -> None:
 def _how_to(scene: Stage) -> str:
     keys = "AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo"
     aws = f"{keys} aws --region {REGION} --endpoint-url {scene.aws.endpoint_url}"
+    program = sys.argv[0]
+    operator = f"{keys} {program} --config {scene.write_settings()}"
     exports = " ".join(f"{name}='{value}'" for name, value in scene.netstorage_env.items())
     return f"""
 S3, SQS, Lambda   {scene.aws.endpoint_url}
@@ -392,7 +403,13 @@ its faults        {scene.emulator.control_url}   (docs/emulator.md)
 Put something in, overwrite it, delete it:
   {aws} s3 cp README.md s3://{BUCKET}/
 See it on NetStorage:
-  {exports} s3nsync ns ls /{CPCODE}/{DIRECTORY}
+  {exports} {program} ns ls /{CPCODE}/{DIRECTORY}
+(there is no such directory, 404, until something is in it)
 
-Every change is one line below. Ctrl-C ends everything; nothing is kept.
+
+Look at it the way an operator would:
+  {operator} doctor
+  {operator} failed list
+
+Every change that the route takes is one line below. Ctrl-C ends everything; nothing is kept.
 """

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
 
 REGION = "us-east-1"
 BUCKET = "demo-media"
@@ -96,6 +97,19 @@ class Stage:
             "S3NSYNC_WORKER_DRAIN_S": "10",
             **self.netstorage_env,
         }
+
+    def write_settings(self) -> Path:
+        """Write the same as a settings file, which goes with the stage, and give its path."""
+        path = self.ca_file.with_name("s3nsync.toml")
+        queues = "".join(f'{name} = "{url}"\n' for name, url in self.queues.items())
+        path.write_text(
+            f'region = "{REGION}"\n\n[aws]\nendpoint_url = "{self.aws.endpoint_url}"\n\n[queues]\n{queues}\n'
+            f'[accounts.default]\nhost = "localhost:{self.emulator.port}"\nuser = "{USER}"\nkey = "{self.key}"\n'
+            f'ca_file = "{self.ca_file}"\n\n'
+            f"[worker]\ngrace_s = {GRACE_S}\nlease_s = 60\npoll_wait_s = 1\ndrain_s = 10\n\n"
+            f'[[routes]]\nbucket = "{BUCKET}"\ncpcode = "{CPCODE}"\ndirectory = "{DIRECTORY}"\n'
+        )
+        return path
 
     @property
     def netstorage_env(self) -> dict[str, str]:
@@ -222,11 +236,16 @@ def _clients(endpoint_url: str) -> Aws:
 
 def provision(aws: Aws, home: Path) -> dict[str, str]:
     """Make queues, bucket, function and notification; gives the queues' URLs by name."""
+    dead = _queue(aws, "s3nsync-dead", {"MessageRetentionPeriod": "1209600"})
+    arn = f"arn:aws:sqs:{REGION}:{ACCOUNT_ID}:s3nsync-dead.fifo"
+    redrive: dict[QueueAttributeNameType, str] = {
+        "RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 100})
+    }
     queues = {
-        "dead": _queue(aws, "s3nsync-dead"),
-        "live": _queue(aws, "s3nsync-live"),
-        "bulk": _queue(aws, "s3nsync-bulk"),
-        "check": _queue(aws, "s3nsync-check", delay_s=GRACE_S),
+        "dead": dead,
+        "live": _queue(aws, "s3nsync-live", redrive),
+        "bulk": _queue(aws, "s3nsync-bulk", redrive),
+        "check": _queue(aws, "s3nsync-check", {**redrive, "DelaySeconds": str(GRACE_S)}),
     }
     aws.s3.create_bucket(Bucket=BUCKET)
     archive = lambda_zip.build(home / "intake.zip").path.read_bytes()
@@ -277,15 +296,12 @@ def _warm_up(aws: Aws) -> None:
             threads.submit(aws.functions.invoke, FunctionName="s3nsync-intake", Payload=event)
 
 
-def _queue(aws: Aws, name: str, delay_s: int = 0) -> str:
-    answer = aws.sqs.create_queue(
-        QueueName=f"{name}.fifo",
-        Attributes={
-            "FifoQueue": "true",
-            "DeduplicationScope": "messageGroup",
-            "FifoThroughputLimit": "perMessageGroupId",
-            "VisibilityTimeout": "60",
-            "DelaySeconds": str(delay_s),
-        },
-    )
-    return answer["QueueUrl"]
+def _queue(aws: Aws, name: str, more: Mapping[QueueAttributeNameType, str]) -> str:
+    attributes: dict[QueueAttributeNameType, str] = {
+        "FifoQueue": "true",
+        "DeduplicationScope": "messageGroup",
+        "FifoThroughputLimit": "perMessageGroupId",
+        "VisibilityTimeout": "60",
+        **more,
+    }
+    return aws.sqs.create_queue(QueueName=f"{name}.fifo", Attributes=attributes)["QueueUrl"]

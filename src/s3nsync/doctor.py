@@ -12,13 +12,14 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Literal
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from s3nsync.app import App, assemble, resolve
 from s3nsync.errors import S3nsyncError
@@ -65,7 +66,14 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("failed", error.message, error.hint)
         return
     yield Finding("ok", f"accounts: {', '.join(sorted(whole.accounts))} (host, user and key are there)")
-    async with assemble(whole, report=_nobody_listens) as app:
+    parts = assemble(whole, report=_nobody_listens)
+    try:
+        app = await parts.__aenter__()
+    except S3nsyncError as error:
+        yield Finding("failed", error.message, error.hint)
+        return
+    async with AsyncExitStack() as stack:
+        stack.push_async_exit(parts)
         for bucket in sorted({route.bucket for route in whole.routes}):
             async for finding in _bucket(app, whole, bucket):
                 yield finding
@@ -87,8 +95,21 @@ async def _asked(
         return await ask()
     except (BotoCoreError, ClientError) as error:
         level: Level = "failed" if needed else "warning"
-        hint = "check the AWS credentials" if needed else "allow it to this role if you want it checked"
-        return [Finding(level, f"{what}: {error}", hint)]
+        return [Finding(level, f"{what}: {error}", _hint_for(error, needed=needed))]
+
+
+def _hint_for(error: BotoCoreError | ClientError, *, needed: bool) -> str:
+    """Say what to do about a question that AWS did not answer."""
+    if isinstance(error, ClientError):
+        code = error.response.get("Error", {}).get("Code", "")
+        if "NonExistent" in code or "NotFound" in code or code.startswith("NoSuch"):
+            return "check its name or URL, its region and its account; has it been made?"
+        if code in {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}:
+            return "allow it to this role" if needed else "allow it to this role if you want it checked"
+        return "check the AWS credentials"
+    if isinstance(error, NoCredentialsError):
+        return "give AWS credentials: the task role, AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return "check the region, the endpoint and the network path to it"
 
 
 # --- AWS -------------------------------------------------------------------------------------------------------
@@ -155,6 +176,10 @@ def judge_wiring(bucket: str, found: NotificationConfigurationResponseTypeDef) -
             yield Finding(level, f"bucket {bucket}: {what} {prefix}* events reach a function", f"add {prefix}*")
     if all(f"{prefix}*" in sent for prefix in EVENTS_NEEDED):
         yield Finding("ok", f"bucket {bucket}: creations, deletions and expirations reach a function")
+    restored = {"s3:ObjectRestore:Completed", "s3:ObjectRestore:*"}
+    if not sent & restored:
+        hint = "add s3:ObjectRestore:Completed, else archived objects stay away after they are restored"
+        yield Finding("warning", f"bucket {bucket}: restored objects are not told of", hint)
     others = len(found.get("QueueConfigurations", [])) + len(found.get("TopicConfigurations", []))
     if others:
         yield Finding("ok", f"bucket {bucket}: {others} more notifications, to queues or topics, are left alone")

@@ -50,7 +50,7 @@ class S3nsyncError(Exception):
     transient: ClassVar[bool] = False
     pauses_route: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
-    default_hint: ClassVar[str] = "see the log lines before this one"
+    default_hint: ClassVar[str] = "try again; if it stays, run it with S3NSYNC_DEBUG=1 and report what it shows"
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class ConfigError(S3nsyncError):
     """The settings cannot be used as they are."""
 
     exit_code = 2
-    default_hint = "mend the setting named above; `s3nsync config` shows what is in force"
+    default_hint = "mend the setting named above; docs/configuration.md lists them all"
 
 
 class UndecodableEvent(S3nsyncError):

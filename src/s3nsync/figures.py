@@ -90,6 +90,8 @@ def severity(outcome: Outcome | None) -> str:
             return "error"
         case None | Retry(failed=True):
             return "warning"
+        case Copied(notes=notes) if notes:
+            return "warning"
         case _:
             return "info"
 

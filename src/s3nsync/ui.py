@@ -4,7 +4,7 @@ Standard output is for results, standard error for everything about them (progre
 each message, errors included, is one JSON object a line on standard output, with a `type`.
 
 Exit codes are the same for every verb (EXIT_CODES). A failure has one or two lines, what and what to do, and no
-traceback unless `--debug` or S3NSYNC_DEBUG asks for it.
+traceback unless S3NSYNC_DEBUG asks for it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _verdict(error: BaseException) -> tuple[str, str, int]:
     """Give message, hint and exit code of a failure."""
     if isinstance(error, S3nsyncError):
         return error.message, error.hint, error.exit_code
-    hint = "this is a bug in s3nsync: please report it, with the output of --debug"
+    hint = "this is a bug in s3nsync: please report it, with what S3NSYNC_DEBUG=1 shows"
     if isinstance(error, OSError):
         hint = "check the file or the address that is named"
         what = error.strerror or str(error) or type(error).__name__

@@ -465,6 +465,7 @@ def test_the_demo_proves_both_sides_identical(tmp_path: Path, scene: Stage) -> N
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     summary = lines[-1]
     assert summary["type"] == "summary"
+    assert summary["size_bytes"] == sum(line["size_bytes"] for line in lines if line.get("outcome") == "copied")
     assert (summary["created"], summary["overwritten"], summary["deleted"], summary["buried"]) == (34, 8, 7, 1)
     assert summary["identical"] is True
     assert summary["faults"] == {"status": 1, "reset": 1}

@@ -295,7 +295,7 @@ def test_the_error_leaves_with_the_exit_code_for_usage() -> None:
     with pytest.raises(ConfigError) as caught:
         load(None, {})
     assert caught.value.exit_code == 2
-    assert "s3nsync config" in caught.value.hint
+    assert "docs/configuration.md" in caught.value.hint
     assert caught.value.__cause__ is None
 
 

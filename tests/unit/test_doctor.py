@@ -8,9 +8,10 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 
 from fakes import NOW_S
-from s3nsync.doctor import EVENTS_NEEDED, Finding, judge_clock, judge_queue, judge_wiring
+from s3nsync.doctor import EVENTS_NEEDED, Finding, _hint_for, judge_clock, judge_queue, judge_wiring
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import NotificationConfigurationResponseTypeDef
@@ -23,7 +24,8 @@ GOOD = {
     "MessageRetentionPeriod": "1209600",
     "RedrivePolicy": json.dumps({"deadLetterTargetArn": "arn", "maxReceiveCount": 100}),
 }
-FUNCTION = {"LambdaFunctionArn": "arn", "Events": [*(f"{prefix}*" for prefix in EVENTS_NEEDED)]}
+RESTORED = "s3:ObjectRestore:Completed"
+FUNCTION = {"LambdaFunctionArn": "arn", "Events": [*(f"{prefix}*" for prefix in EVENTS_NEEDED), RESTORED]}
 
 
 def _levels(findings: list[Finding]) -> list[str]:
@@ -85,6 +87,27 @@ def test_wiring_needs_all_three_kinds_of_event() -> None:
         assert _judged({"LambdaFunctionConfigurations": [{**FUNCTION, "Events": events}]}) == ["failed"]
         some = [*events, f"{prefix}Delete"]
         assert _judged({"LambdaFunctionConfigurations": [{**FUNCTION, "Events": some}]}) == ["warning"]
+
+
+def test_restored_objects_should_be_told_of() -> None:
+    """An archived object is set aside, and only its own later event brings it."""
+    events = [event for event in FUNCTION["Events"] if event != RESTORED]
+    assert _judged({"LambdaFunctionConfigurations": [{**FUNCTION, "Events": events}]}) == ["ok", "warning"]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ClientError({"Error": {"Code": "AWS.SimpleQueueService.NonExistentQueue"}}, "x"), "name or URL"),
+        (ClientError({"Error": {"Code": "AccessDenied"}}, "x"), "allow it"),
+        (ClientError({"Error": {"Code": "InvalidClientTokenId"}}, "x"), "credentials"),
+        (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), "endpoint"),
+        (NoCredentialsError(), "AWS_PROFILE"),
+    ],
+)
+def test_what_aws_refuses_has_advice_of_its_own(error: ClientError | BotoCoreError, says: str) -> None:
+    """Credentials are blamed only where they are to blame."""
+    assert says in _hint_for(error, needed=True)
 
 
 def test_a_bucket_that_tells_nobody_has_failed_and_eventbridge_is_fine() -> None:
