@@ -18,7 +18,7 @@ export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test pythons interop image-test terraform-test terraform-apply-test ci fix docs lambda lock clean
+.PHONY: help demo dev check test pythons interop image-test terraform-test terraform-apply-test bench ci fix docs lambda lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ terraform-test: $(READY) ## the Terraform sources, without an AWS: format, valid
 terraform-apply-test: .venv-moto/.ready ## the Terraform root, applied to a stand-in for AWS: some five minutes
 	cd tests && ../.venv-moto/bin/python -m terraform.apply
 
+bench: $(READY) ## CPU seconds for 1,000 objects: make bench ARGS=--quick only shows that it runs
+	@command -v nginx >/dev/null || $(MAKE) --no-print-directory .install-nginx
+	$(BIN)/python bench/data_path.py $(ARGS)
+
 pythons: ## the tests without ministack on every other supported Python that is found
 	@set -e; for version in 3.11 3.12 3.13; do \
 		for each in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
@@ -77,8 +81,8 @@ pythons: ## the tests without ministack on every other supported Python that is 
 	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/engine tests/worker tests/contract/test_http_hostile.py \
 		tests/contract/test_http_parsing.py tests/contract/test_netstorage_client.py $(ARGS)
 
-ci: ## what must be green, each step with its time: check, test, pythons, interop, demo, terraform-test if it is there
-	@set -e; for step in check test pythons interop 'demo ARGS=--json' \
+ci: ## what must be green, each step with its time: check to bench, and terraform-test if it is there
+	@set -e; for step in check test pythons interop 'demo ARGS=--json' 'bench ARGS=--quick' \
 		$$(command -v terraform >/dev/null && echo terraform-test); do \
 		started=$$(date +%s); echo "--- make $$step"; \
 		$(MAKE) --no-print-directory $$step; \

@@ -1,0 +1,249 @@
+"""How much CPU the data path costs: S3 GET, decision, digest, NetStorage PUT, for many objects at once.
+
+    nginx (files as S3 objects)  ->  engine, S3 reader, NetStorage client in this process  ->  emulator (keeps no bytes)
+
+Queue, log and metrics are left out, TLS too. The figure to trust is CPU seconds of this process for 1,000 objects: on a
+shared machine objects a second are noisy. Rounds of the sizes are interleaved; the table shows medians and spread.
+Run it by `make bench`; it names the machine, and writes bench/results/latest.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import resource
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from s3nsync.engine import Debt, Replicator
+from s3nsync.http import Http
+from s3nsync.model import Change, Copied, ObjectRef, Route
+from s3nsync.netstorage import Account, NetStorage
+from s3nsync.pacing import Breaker, ByteBudget
+from s3nsync.s3 import S3
+from s3nsync.sigv4 import Credentials
+
+BUCKET, CPCODE, USER, KEY = "bench", "123456", "bench", "a-key-for-the-bench"
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+NGINX = """
+worker_processes 1; pid {home}/nginx.pid; error_log {home}/error.log; daemon off;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; keepalive_requests 1000000; types {{ }} default_type application/octet-stream;
+  client_body_temp_path {home}/a; proxy_temp_path {home}/b; fastcgi_temp_path {home}/c; uwsgi_temp_path {home}/d;
+  scgi_temp_path {home}/e;
+  server {{ listen 127.0.0.1:{port}; root {home}/root; }}
+}}
+"""
+
+
+@dataclass
+class AlwaysOurs:
+    """A hand whose lease never ends: the bench has no queue."""
+
+    exclusive: bool = True
+    attempt: int = 1
+    debt: Debt = field(default_factory=Debt)
+
+    def check(self) -> None:
+        """Hold."""
+
+    def progress(self) -> None:
+        """Move."""
+
+    def patience(self) -> AbstractContextManager[None]:
+        """Wait."""
+        return nullcontext()
+
+
+class BenchCredentials:
+    """Any key will do: nginx checks none."""
+
+    async def get(self) -> Credentials:
+        """Give the key."""
+        return Credentials("bench", "bench", None)
+
+    async def renew(self, refused: Credentials) -> Credentials:
+        """Give the same key."""
+        return refused
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One size of object, and how many of them make a round."""
+
+    name: str
+    size_bytes: int
+    count: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round cost this process."""
+
+    cpu_s: float
+    wall_s: float
+
+
+async def copy_all(case: Case, engine: Replicator) -> Round:
+    """Replicate every object of the case once."""
+    refs = iter([ObjectRef(BUCKET, f"{case.name}/{number}") for number in range(case.count)])
+
+    async def slot() -> None:
+        for ref in refs:
+            outcome = await engine.replicate(Change(ref, "put"), AlwaysOurs())
+            if not isinstance(outcome, Copied):
+                raise SystemExit(f"{ref}: {outcome}")
+
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    await asyncio.gather(*(slot() for _ in range(case.in_flight)))
+    return Round(time.process_time() - cpu_s, time.perf_counter() - wall_s)
+
+
+async def measure(cases: list[Case], rounds: int, source_url: str, target_port: int) -> dict[str, list[Round]]:
+    """Run the rounds, sizes interleaved, after one round of each that is not counted."""
+    route = Route(BUCKET, CPCODE)
+    found: dict[str, list[Round]] = {case.name: [] for case in cases}
+    async with Http() as s3_http, Http() as ns_http:
+        account = Account.parse(f"127.0.0.1:{target_port}", USER, KEY, scheme="http")
+        engine = Replicator(
+            routes=(route,),
+            source=S3(s3_http, region="us-east-1", credentials=BenchCredentials(), endpoint=source_url),
+            targets={"default": NetStorage(account, ns_http)},
+            budget=ByteBudget(64 << 20),
+            gate=Breaker((route,), time.monotonic, on_stop=lambda *_: None, on_go=lambda *_: None),
+            backoff_s=lambda _attempt: 1.0,
+            now_s=time.time,
+            sleep=asyncio.sleep,
+            offload=lambda update, data: asyncio.get_running_loop().run_in_executor(None, update, data),
+            brake_s=lambda _route: 0.0,
+            buffer_bytes=1 << 20,
+        )
+        for number in range(rounds + 1):
+            for case in cases:
+                done = await copy_all(case, engine)
+                if number:
+                    found[case.name].append(done)
+                print(f"  round {number}: {case.name} {done.wall_s:.1f} s", file=sys.stderr)
+    return found
+
+
+@contextmanager
+def source(home: Path, cases: list[Case]) -> Iterator[str]:
+    """Serve the objects by nginx; gives the URL to use as S3's."""
+    home.chmod(0o755)  # nginx's own process is another user's
+    for case in cases:
+        folder = home / "root" / BUCKET / case.name
+        folder.mkdir(parents=True)
+        for number in range(case.count):
+            (folder / str(number)).write_bytes(os.urandom(case.size_bytes))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (home / "nginx.conf").write_text(NGINX.format(home=home, port=port))
+    nginx = shutil.which("nginx") or "/usr/sbin/nginx"
+    process = subprocess.Popen([nginx, "-p", home, "-c", home / "nginx.conf", "-e", home / "error.log"])
+    try:
+        _until(lambda: socket.create_connection(("127.0.0.1", port), 1).close())
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextmanager
+def target() -> Iterator[int]:
+    """Run the emulator in a process of its own; gives its port."""
+    command = [sys.executable, "-m", "s3nsync.emulator", "--discard", "--json", "--user", USER, "--cpcode", CPCODE]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "NS_KEY": KEY})
+    assert process.stdout is not None
+    try:
+        yield int(json.loads(process.stdout.readline())["url"].rpartition(":")[2])
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+def _until(works: Callable[[], None]) -> None:
+    deadline_s = time.monotonic() + 10
+    while True:
+        try:
+            return works()
+        except OSError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.05)
+
+
+def table(cases: list[Case], found: dict[str, list[Round]]) -> list[str]:
+    """Give the result as Markdown."""
+    lines = [
+        "| object | in flight | CPU s per 1,000: median (min to max) | objects/s: median | objects per CPU-second |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for case in cases:
+        cpu = [each.cpu_s / case.count * 1000 for each in found[case.name]]
+        rate = statistics.median(case.count / each.wall_s for each in found[case.name])
+        mid = statistics.median(cpu)
+        lines.append(
+            f"| {case.name} | {case.in_flight} | {mid:.3f} ({min(cpu):.3f} to {max(cpu):.3f}) | {rate:,.0f} "
+            f"| {1000 / mid:,.0f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    """Run the bench and write what came out."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--quick", action="store_true", help="few objects: shows only that it runs")
+    quick = options.parse_args().quick
+    factor, rounds = (20, 1) if quick else (1, 5)
+    cases = [
+        Case("4 KiB", 4096, 4000 // factor, 64),
+        Case("100 KiB", 100 << 10, 1000 // factor, 32),
+        Case("1 MiB", 1 << 20, 200 // factor, 16),
+    ]
+    with tempfile.TemporaryDirectory() as folder, source(Path(folder), cases) as url, target() as port:
+        try:
+            import uvloop  # noqa: PLC0415 - optional
+
+            runner, loop = asyncio.Runner(loop_factory=uvloop.new_event_loop), "uvloop"
+        except ImportError:
+            runner, loop = asyncio.Runner(), "asyncio"
+        with runner:
+            found = runner.run(measure(cases, rounds, url, port))
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    about = f"Python {platform.python_version()}, {loop}, {machine}; plain HTTP, SHA-256 of each object"
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print("\n".join([f"Data path, {about}. Peak memory {peak_bytes / 2**20:.0f} MiB.", "", *table(cases, found)]))
+    if not quick:
+        RESULTS.parent.mkdir(exist_ok=True)
+        rows = {
+            name: [{"cpu_s": each.cpu_s, "wall_s": each.wall_s} for each in each_round]
+            for name, each_round in found.items()
+        }
+        data = {
+            "about": about,
+            "peak_memory_bytes": peak_bytes,
+            "counts": {c.name: c.count for c in cases},
+            "rounds": rows,
+        }
+        RESULTS.write_text(json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
