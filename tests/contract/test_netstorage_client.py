@@ -553,6 +553,26 @@ async def test_a_certificate_that_is_not_trusted_ends_it_at_once() -> None:
     assert peer.actions == ["delete"]
 
 
+@pytest.mark.parametrize(
+    ("hostname", "named"),
+    [
+        ("example-nsu.akamaihd.net", "example-nsu.akamaihd.net"),
+        ("10.0.0.1:8080", "10.0.0.1"),
+        ("localhost.example.net", "localhost.example.net"),
+        ("[2001:db8::1]", "2001:db8::1"),
+    ],
+)
+async def test_plain_http_to_a_host_that_is_not_loopback_is_refused(hostname: str, named: str) -> None:
+    """Before anything is sent; the host is named, the key is not."""
+    with pytest.raises(ConfigError, match=re.escape(named)) as caught:
+        async with open_netstorage(hostname, "user", KEY, insecure_http=True):
+            pass
+    assert KEY not in caught.value.message + caught.value.hint
+    for loopback in ("localhost", "LOCALHOST:81", "127.0.0.2:80", "[::1]:80"):
+        async with open_netstorage(loopback, "user", KEY, insecure_http=True) as netstorage:
+            assert netstorage.account.scheme == "http"
+
+
 async def test_a_long_answer_to_a_write_holds_no_connection() -> None:
     """The status is all that counts; its text is not read, and the connection is not kept for it."""
     async with rig(Reply(200, bytes(4 << 20))) as (netstorage, _):
@@ -834,6 +854,22 @@ async def test_below_walks_where_there_is_no_list() -> None:
     async with rig(Reply(404)) as (netstorage, _):
         with pytest.raises(TargetMissing):
             await paths(netstorage.walk("/1"))
+
+
+async def test_walk_ends_where_a_child_without_a_name_lists_its_parent_again() -> None:
+    """The child of an empty name is an entry like any other, and its listing is never asked for."""
+    async with rig(xml("", kind="dir"), xml("", kind="dir"), xml("", kind="dir")) as (netstorage, r):
+        assert await paths(netstorage.walk("/1")) == ["/1/"]
+        assert await paths(netstorage.walk("/1/")) == ["/1/"]
+    assert len(r.peer.requests) == 2
+
+
+async def test_entries_keep_the_slashes_that_were_asked_for() -> None:
+    """Whatever the server makes of them in its answer."""
+    async with rig(xml("z", directory="/1/x"), xml("d", directory="/1/x", kind="dir")) as (netstorage, _):
+        entry = await netstorage.stat("/1//x//z")
+        assert entry == Entry("/1//x//z", "file")
+        assert await paths(netstorage.dir("/1//x//")) == ["/1//x//d"]
 
 
 async def test_a_list_refused_half_way_is_not_begun_again_by_walking() -> None:

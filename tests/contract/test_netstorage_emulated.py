@@ -137,6 +137,22 @@ async def test_every_way_of_listing_finds_the_same_files(netstorage: NetStorage)
     assert (await netstorage.du(f"{ROOT}/t")).total_bytes == len(paths)
 
 
+async def test_names_with_an_empty_part_do_not_make_a_listing_endless(netstorage: NetStorage) -> None:
+    """Walk shows the child without a name and goes on, below finds the file; stat and dir keep every slash."""
+    paths = [f"{ROOT}//x//z", f"{ROOT}/a", f"{ROOT}/d/b"]
+    for path in paths:
+        await netstorage.upload(path, b"x")
+    async with asyncio.timeout(20):
+        walked = [entry.path async for entry in netstorage.walk(ROOT)]
+    assert sorted(walked) == [f"{ROOT}/", f"{ROOT}/a", f"{ROOT}/d", f"{ROOT}/d/b"]
+    assert {f"{ROOT}/a", f"{ROOT}/d/b"} < {entry.path async for entry in netstorage.below(ROOT)}
+    assert [entry.path async for entry in netstorage.walk(f"{ROOT}//")] == [f"{ROOT}//x", f"{ROOT}//x/"]
+    assert [entry.path async for entry in netstorage.dir(f"{ROOT}//x//")] == [f"{ROOT}//x//z"]
+    entry = await netstorage.stat(f"{ROOT}//x//z")
+    assert entry is not None
+    assert (entry.path, entry.name) == (f"{ROOT}//x//z", "z")
+
+
 async def test_bounds_and_order_of_an_object_store() -> None:
     """Dir is narrowed by name, start included; list comes in the order of the path's bytes."""
     made = Emulator(accounts={"user": KEY}, page_cap=2)

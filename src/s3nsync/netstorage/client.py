@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from s3nsync.errors import BadAnswer, ConfigError, TargetConflict, TargetMissing, TargetRefused
@@ -192,6 +193,8 @@ class NetStorage:
         except TargetMissing:
             return None
         ranked = sorted(page.entries, key=lambda entry: (entry.type == "dir") != path.endswith("/"))
+        if ranked and "//" in path:  # servers differ in how they tell empty parts: only the question is exact
+            return replace(ranked[0], path=path.removesuffix("/"))
         return ranked[0] if ranked else None
 
     async def du(self, path: str) -> Usage:
@@ -213,7 +216,8 @@ class NetStorage:
         """
         options = {"format": "xml", "encoding": "utf-8", "max_entries": max_entries}
         bounds = {"start": start, "end": end, "prefix": prefix}
-        return await self._xml("dir", path, options | bounds, wire.XmlReader.page)
+        page = await self._xml("dir", path, options | bounds, wire.XmlReader.page)
+        return wire.with_slashes_of(page, path)
 
     async def dir(
         self, path: str, *, start: str | None = None, end: str | None = None, prefix: str | None = None
@@ -271,14 +275,15 @@ class NetStorage:
     async def walk(self, directory: str) -> AsyncGenerator[Entry, None]:
         """List everything below a directory by one dir action per directory, in no order but parents first.
 
-        Works on both kinds of store, with implicit directories. Directories that vanish meanwhile are passed over.
+        Works on both kinds of store, with implicit directories. Directories that vanish meanwhile are passed over. A
+        directory whose name is empty (`/1//a` has one) is given, but not gone into: it lists the same as its parent.
         """
         pending = [directory]
         while pending:
             path = pending.pop()
             try:
                 async for entry in self.dir(path):
-                    if entry.type == "dir":
+                    if entry.leads_below(path):
                         pending.append(entry.path)
                     yield entry
             except TargetMissing:
@@ -344,8 +349,12 @@ async def open_netstorage(
 ) -> AsyncIterator[NetStorage]:
     """Open a client of its own for `host[:port]`; connections are closed at the end of the block.
 
-    `ca_file` adds a private certificate authority (PEM). `insecure_http` speaks plain HTTP, for tests on loopback.
+    `ca_file` adds a private certificate authority (PEM). `insecure_http` speaks plain HTTP, for tests on loopback:
+    ConfigError for any other host.
     """
     account = Account.parse(hostname, user, key, scheme="http" if insecure_http else "https")
+    if insecure_http and not wire.is_loopback(account.host):
+        msg = f"plain HTTP to {account.host} is refused: anybody on the way could read and change what is sent"
+        raise ConfigError(msg, hint="leave out NS_INSECURE_HTTP (insecure_http): it is for loopback hosts only")
     async with Http(tls=None if insecure_http else tls_context(ca_file)) as http:
         yield NetStorage(account, http)

@@ -23,9 +23,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from html import unescape
 from typing import Literal, Protocol
@@ -186,6 +187,14 @@ def upload_options(
     return named | {"mtime": mtime_s, "size": size, "index-zip": 1 if index_zip else None}
 
 
+def is_loopback(host: str) -> bool:
+    """Say whether a host, as Account holds it, is surely this machine: `localhost` or a loopback address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def list_end(directory: str) -> str:
     """Give the bound that keeps a list action inside a directory: `0` is the character after `/` in ASCII."""
     return directory.rstrip("/") + "0"
@@ -218,6 +227,13 @@ class Entry:
         """Give the last segment of the path."""
         return self.path.rpartition("/")[2]
 
+    def leads_below(self, directory: str) -> bool:
+        """Say whether to go down into this child of `directory`: not if its name is empty.
+
+        A listing of `/1/` is that of `/1`, with the same child in it: whoever goes down into it never ends.
+        """
+        return self.type == "dir" and self.path.rstrip("/") != directory.rstrip("/")
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -225,6 +241,17 @@ class Page:
 
     entries: tuple[Entry, ...]
     resume: str | None = None
+
+
+def with_slashes_of(page: Page, directory: str) -> Page:
+    """Give a page's entries the path of the directory that was asked for, if that has empty parts.
+
+    A server may answer `/1//d` for `/1//d/` and for `/1//d`, or leave slashes out: only the question is exact.
+    """
+    if "//" not in directory:
+        return page
+    inside = directory.removesuffix("/") + "/"
+    return Page(tuple(replace(entry, path=inside + entry.name) for entry in page.entries), page.resume)
 
 
 @dataclass(frozen=True, slots=True)
