@@ -217,10 +217,9 @@ class Answer:
             parts.append(part)
         return b"".join(parts)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """Stream the body, with back-pressure to the peer; ConnectionLost when it is cut short."""
-        while (part := await self._exchange.next_part()) is not None:
-            yield part
+        return _Chunks(self._exchange)
 
     async def aclose(self) -> None:
         """Be done with the answer: the connection is reused if little is left to drain, else closed."""
@@ -235,6 +234,27 @@ class Answer:
     ) -> None:
         """Be done with the answer."""
         await self.aclose()
+
+
+class _Chunks:
+    """The body as an iterator that may be dropped half way.
+
+    An async generator would have the event loop run a task for each one that is not read past its end.
+    """
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: _Exchange) -> None:
+        self._exchange = exchange
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        part = await self._exchange.next_part()
+        if part is None:
+            raise StopAsyncIteration
+        return part
 
 
 # --- one request and its answer --------------------------------------------------------------------------------
