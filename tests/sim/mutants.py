@@ -1,0 +1,227 @@
+"""Deliberate bugs, and the search for them: `python tests/sim/mutants.py [--seeds N] [name ...]`.
+
+Each mutant is an edit to a temporary copy of the source. The simulation plays seeds against it until a promise breaks;
+a mutant that survives all of them shows a hole in the simulation, or that its rule is only a second line of defence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parents[1] / "src" / "s3nsync"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """In one file of the package, `old` (which must be there once) becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+    def fits(self) -> bool:
+        """Say whether the line is still there, once."""
+        return (SOURCE / self.file).read_text().count(self.old) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """After how many seeds a mutant broke which promise, and the shrunk story if it was asked for."""
+
+    seeds: int
+    violation: str
+    story: str
+
+
+MUTANTS: Mapping[str, tuple[Edit, ...]] = {
+    "rule 2: bulk takes no second look": (Edit("hands.py", 'return self.queue == "live"', "return True"),),
+    "rule 2: a refused ack counts as done": (
+        Edit("worker.py", 'return verdict.verb if all(done) else "lease lost"', "return verdict.verb"),
+    ),
+    "rule 3: no check after a lost lease": (
+        Edit("settlement.py", 'return Verdict("leave", check=debt.sent)', 'return Verdict("leave")'),
+        Edit("worker.py", 'if how == "lease lost" and hand.debt.sent and not verdict.check:', "if False:"),
+    ),
+    "rule 4: a later attempt leaves no check": (
+        Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = debt.may_land"),
+    ),
+    "rule 4: an ambiguous write leaves no check": (
+        Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = attempt > 1"),
+    ),
+    "rule 4: the check comes after the ack": (
+        Edit("worker.py", "checked = verdict.check and await self._owe_check(hand)", "checked = True"),
+        Edit(
+            "worker.py",
+            "        how = await self._apply(hand, verdict)\n",
+            "        how = await self._apply(hand, verdict)\n"
+            "        if verdict.check:\n            await self._owe_check(hand)\n",
+        ),
+    ),
+    "rule 5: joining a hand at work": (
+        Edit(
+            "worker.py",
+            "            hand = hands.get(delivery.group)\n",
+            "            busy = [one for one in self._hands if one.change.ref == change.ref]\n"
+            "            if busy:\n                busy[0].leases.append(lease)\n                continue\n"
+            "            hand = hands.get(delivery.group)\n",
+        ),
+        Edit(
+            "worker.py",
+            "done = await asyncio.gather(*(queue.ack(each) for each in deliveries))",
+            "done = await asyncio.gather(*(self._queues[each.queue].ack(each) for each in deliveries))",
+        ),
+    ),
+    "rule 6: what was written is remembered": (
+        Edit(
+            "engine.py",
+            "        target = self.targets[placed.route.account]\n        entry =",
+            "        target = self.targets[placed.route.account]\n"
+            "        if _WROTE.get(placed.path) == opened.info.etag:\n            return Unchanged(placed.path)\n"
+            "        _WROTE[placed.path] = opened.info.etag\n        entry =",
+        ),
+        Edit("engine.py", "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_WROTE: dict[str, str] = {}\n"),
+    ),
+    "rule 6: a stat is remembered": (
+        Edit(
+            "engine.py",
+            "entry = await target.stat(placed.path) if wants_stat(change, hand.attempt) else None",
+            "entry = _SEEN.get(placed.path)\n"
+            "        if entry is None and wants_stat(change, hand.attempt):\n"
+            "            entry = await target.stat(placed.path)\n"
+            "            _SEEN[placed.path] = entry",
+        ),
+        Edit("engine.py", "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_SEEN: dict[str, Entry | None] = {}\n"),
+    ),
+    "rule 7: a burial leaves no check": (
+        Edit(
+            "settlement.py",
+            'return Verdict("bury", check=check, reason=outcome.reason, hint=outcome.hint)',
+            'return Verdict("bury", reason=outcome.reason, hint=outcome.hint)',
+        ),
+    ),
+    "older sequencers are skipped": (
+        Edit(
+            "engine.py",
+            "        hand.debt.placed = True\n",
+            "        hand.debt.placed = True\n"
+            '        if (change.sequencer or "") < _LAST.get(change.ref, ""):\n'
+            '            return Ignored("older than what was done")\n'
+            '        _LAST[change.ref] = change.sequencer or ""\n',
+        ),
+        Edit("engine.py", "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_LAST: dict[ObjectRef, str] = {}\n"),
+    ),
+    "ack before the work": (
+        Edit(
+            "worker.py",
+            "            outcome = await self._replicate(hand)\n",
+            '            await self._apply(hand, Verdict("ack"))\n            outcome = await self._replicate(hand)\n',
+        ),
+    ),
+    "delete on 403": (
+        Edit(
+            "engine.py",
+            "        opened = await self.source.open(change.ref)\n        if isinstance",
+            "        try:\n            opened = await self.source.open(change.ref)\n"
+            "        except S3nsyncError as error:\n"
+            "            if error.status != 403:\n                raise\n"
+            '            opened = Gone("no-such-key")\n        if isinstance',
+        ),
+    ),
+    "delete on NoSuchBucket": (
+        Edit(
+            "engine.py",
+            "        opened = await self.source.open(change.ref)\n        if isinstance",
+            "        try:\n            opened = await self.source.open(change.ref)\n"
+            "        except S3nsyncError as error:\n"
+            "            if error.status != 404:\n                raise\n"
+            '            opened = Gone("no-such-key")\n        if isinstance',
+        ),
+    ),
+    "duplicates told by the key alone": (
+        Edit(
+            "events.py",
+            "[change.ref.bucket, change.ref.key, change.event_name, *_evidence(change), change.run, fresh]",
+            "[change.ref.bucket, change.ref.key, fresh]",
+        ),
+    ),
+    "a repeated write is not told": (
+        Edit("netstorage/calls.py", "return doubt.unanswered\n        raise", "return False\n        raise"),
+        Edit("engine.py", "self.ambiguous |= self.pending\n        self.sent", "self.sent"),
+    ),
+    "an unanswered write counts as refused": (
+        Edit("engine.py", "refused = isinstance(error, TargetError) and not error.ambiguous", "refused = True"),
+        Edit("engine.py", "self.ambiguous |= self.pending or error.ambiguous", "self.ambiguous |= self.pending"),
+        Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = attempt > 2 or debt.may_land"),
+    ),
+    "no digest is declared": (
+        Edit("engine.py", "    match digest.algorithm:\n", "    return {}\n    match digest.algorithm:\n"),
+    ),
+    "a transient failure is acked": (
+        Edit("settlement.py", 'return Verdict("retry", after_s=after_s)', 'return Verdict("ack")'),
+    ),
+    "checks are acked unseen": (
+        Edit(
+            "engine.py",
+            "        hand.debt.placed = True\n",
+            '        if change.kind == "check":\n            return Ignored("surely fine")\n'
+            "        hand.debt.placed = True\n",
+        ),
+    ),
+    "slots leak": (Edit("worker.py", "await self._slots.give(taken - len(hands))", "await self._slots.give(0)"),),
+}
+"""By name. The rules are those of docs/design.md."""
+
+
+def hunt(edits: tuple[Edit, ...], seeds: int, timeout_s: float, *, tells: bool = False) -> Caught | None:
+    """Play seeds against a copy of the source with these edits until a promise breaks; None if none does."""
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch) / "s3nsync"
+        shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
+        for edit in edits:
+            if not edit.fits():
+                raise LookupError(f"{edit.file} does not hold, once: {edit.old!r}")
+            text = (package / edit.file).read_text()
+            (package / edit.file).write_text(text.replace(edit.old, edit.new))
+        command = [sys.executable, str(HERE / "soak.py"), "--seeds", str(seeds), "--stop"]
+        done = subprocess.run(
+            command if tells else [*command, "--quiet"],
+            env={**os.environ, "PYTHONPATH": scratch},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    if done.returncode not in {0, 1} or not done.stdout.startswith("{"):
+        raise RuntimeError(f"the simulation itself failed: {done.stderr[-2000:]}")
+    found = json.loads(done.stdout)
+    broken = list(found["violations"].values())
+    return Caught(found["seeds"], broken[0], done.stderr) if broken else None
+
+
+def main() -> int:
+    """Hunt the named mutants, or all; give 1 if one got away."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=2000)
+    parser.add_argument("names", nargs="*", default=list(MUTANTS))
+    options = parser.parse_args()
+    escaped = 0
+    for name in options.names:
+        caught = hunt(MUTANTS[name], options.seeds, timeout_s=600.0)
+        escaped += caught is None
+        sys.stdout.write(f"{name}: {f'seed {caught.seeds}: {caught.violation}' if caught else 'NOT CAUGHT'}\n")
+        sys.stdout.flush()
+    return 1 if escaped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The simulation finds bugs: some of `sim.mutants`, each of which breaks a promise within a few seeds.
+
+All of them, with more seeds: `python tests/sim/mutants.py`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from sim.mutants import MUTANTS, hunt
+
+QUICK = {
+    "rule 4: a later attempt leaves no check": "G4",
+    "rule 4: an ambiguous write leaves no check": "G4",
+    "rule 4: the check comes after the ack": "G4",
+    "rule 6: a stat is remembered": "G5",
+    "ack before the work": "G5",
+    "delete on 403": "G2",
+    "duplicates told by the key alone": "G1",
+    "slots leak": "G8",
+}
+"""Mutants that are caught early, and the promise that each breaks."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_a_deliberate_bug_is_caught(name: str) -> None:
+    """Each breaks the promise that it should, and the story of one fits on a page."""
+    caught = hunt(MUTANTS[name], seeds=200, timeout_s=60.0)
+    assert caught is not None
+    assert caught.violation.startswith(QUICK[name]), caught
+
+
+@pytest.mark.slow
+def test_the_story_of_a_bug_is_short() -> None:
+    """What a failing seed does not need is dropped: the rest fits on a page."""
+    caught = hunt(MUTANTS["rule 4: an ambiguous write leaves no check"], seeds=200, timeout_s=60.0, tells=True)
+    assert caught is not None
+    assert 5 < caught.story.count("\n") < 40, caught.story
+
+
+def test_without_an_edit_nothing_is_caught() -> None:
+    """The copy itself keeps its promises."""
+    assert hunt((), seeds=10, timeout_s=60.0) is None
+
+
+def test_an_edit_that_no_longer_fits_is_told() -> None:
+    """A mutant whose line has changed must not count as caught."""
+    for edits in MUTANTS.values():
+        assert all(edit.fits() for edit in edits), edits
