@@ -1,10 +1,11 @@
 """`s3nsync ns`: NetStorage on the command line, over the same client that the worker uses.
 
 Credentials come from the environment alone: NS_SECRET (JSON with NS_HOSTNAME, NS_USER and NS_KEY) or the three names
-one by one, which win. NS_CA_FILE adds a private certificate authority, NS_INSECURE_HTTP=1 speaks plain HTTP.
+one by one; where both say something, it must be the same. NS_CA_FILE adds a private certificate authority,
+NS_INSECURE_HTTP=1 speaks plain HTTP to loopback.
 
 Results go to stdout (with `--json` one JSON object a line), progress and complaints to stderr; exit codes are those of
-`ui`.
+`ui`. The error types advise the worker, which tries again by itself; `by_hand` says what a person does instead.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Annotated, Protocol, TypeVar
 
@@ -27,15 +29,34 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from s3nsync.errors import ConfigError, S3nsyncError, TargetConflict, TargetMissing, TargetPrecondition, TargetRefused
+from s3nsync.errors import (
+    ConfigError,
+    ConnectFailed,
+    ConnectionLost,
+    S3nsyncError,
+    Stalled,
+    TargetClock,
+    TargetConflict,
+    TargetCredentials,
+    TargetMissing,
+    TargetPrecondition,
+    TargetRefused,
+    TargetUnavailable,
+    TlsRefused,
+)
 from s3nsync.figures import printable
-from s3nsync.netstorage import AtEnd, Entry, NetStorage, open_netstorage
+from s3nsync.netstorage import AtEnd, Entry, NetStorage, Usage, open_netstorage
+from s3nsync.netstorage.wire import request_target
 from s3nsync.ui import Ui
 
 CHUNK_BYTES = 256 << 10
 JOBS = 8
 """Files under way at once in recursive verbs: enough to hide the round trips, few enough for a shared account."""
 
+_NO_DIRECTORY = "check the path; on ObjectStore a directory exists only while files lie below it (or after mkdir)"
+_NOT_ENABLED = (
+    "Akamai must have enabled quick-delete: ask for it, or use rm -r; if other verbs fail too, check NS_USER and NS_KEY"
+)
 _RUN_AGAIN = "each is named above; run it again for the rest"
 
 T = TypeVar("T")
@@ -76,8 +97,13 @@ class Access:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Access:
-        """Read the NS_ variables; ConfigError names all that are missing."""
-        known = _secret(environment.get("NS_SECRET", "")) | {n: v for n, v in environment.items() if v}
+        """Read the NS_ variables; ConfigError names all that are missing, or said twice in different ways."""
+        secret = _secret(environment.get("NS_SECRET", ""))
+        single = {name: value for name, value in environment.items() if value}
+        if different := [n for n, v in secret.items() if n.startswith("NS_") and single.get(n, v) != v]:
+            msg = f"NS_SECRET and {', '.join(different)}: say different things"
+            raise ConfigError(msg, hint="keep one or the other: unset NS_SECRET, or the single names")
+        known = secret | single
         missing = [name for name in ("NS_HOSTNAME", "NS_USER", "NS_KEY") if name not in known]
         if missing:
             msg = f"no credentials for NetStorage: {', '.join(missing)} not set"
@@ -110,17 +136,72 @@ def _ui(*, as_json: bool = False) -> Ui:
     return Ui(as_json=as_json, debug=bool(os.environ.get("S3NSYNC_DEBUG")))
 
 
-def _run(work: Callable[[NetStorage], Awaitable[None]], *, as_json: bool = False) -> None:
+def _run(work: Callable[[NetStorage], Awaitable[None]], *paths: str, as_json: bool = False) -> None:
     """Run one verb against the NetStorage that the environment names, and leave with its exit code."""
 
-    async def main(access: Access) -> None:
+    async def main() -> None:
+        for path in paths:
+            _check_path(path)
+        access = Access.from_environment(os.environ)
         async with open_netstorage(
             access.hostname, access.user, access.key, ca_file=access.ca_file, insecure_http=access.insecure_http
         ) as netstorage:
-            await work(netstorage)
+            try:
+                await work(netstorage)
+            except S3nsyncError as error:
+                by_hand(error)
+                raise
 
-    if code := _ui(as_json=as_json).run(lambda: asyncio.run(main(Access.from_environment(os.environ)))):
+    if code := _ui(as_json=as_json).run(lambda: asyncio.run(main())):
         raise typer.Exit(code)
+
+
+def _check_path(path: str) -> None:
+    """Refuse what cannot be a path before anything is sent: ConfigError, for it is wrong usage."""
+    if not path.startswith("/"):
+        like = f": /{path}" if path[:1].isdigit() else ", such as /123456/directory/file"
+        raise ConfigError(f"{path!r} is no NetStorage path", hint=f"a path begins with / and the CP code{like}")
+    if not path.strip("/"):
+        raise ConfigError(f"{path!r} names no CP code", hint="begin with a CP code of your account: /123456")
+    try:
+        request_target(path)
+    except TargetRefused as error:
+        raise ConfigError(error.message, hint="write the path out, without . and .. in it") from None
+
+
+# --- advice ----------------------------------------------------------------------------------------------------
+
+_MAY_BE_STORED = "run it again; what was sent may have been stored"
+_ADVICE: Mapping[type[S3nsyncError], str] = {
+    TlsRefused: "check NS_HOSTNAME; for a private certificate authority set NS_CA_FILE to its PEM file",
+    ConnectFailed: "check NS_HOSTNAME, and that this machine may connect to it",
+    ConnectionLost: "run it again; if it goes on, check the network path to the host",
+    Stalled: "run it again; if it goes on, check the network path to the host",
+    TargetClock: "set this machine's clock (NTP), then run it again",
+    TargetConflict: "a file is in the place of a directory, or the other way round: `ls` shows which",
+    TargetPrecondition: "it changed while it was sent, or was damaged on its way: run it again",
+    TargetUnavailable: "wait a little and run it again; after a 429 with fewer --jobs",
+}
+"""What a person does about an error whose own advice is meant for the worker."""
+
+
+def by_hand(error: S3nsyncError) -> None:
+    """Put advice for a person in place of a type's own; advice for its special case stays."""
+    if error.ambiguous:
+        error.hint = _MAY_BE_STORED
+    elif error.hint == error.default_hint:
+        error.hint = _ADVICE.get(type(error), error.hint)
+
+
+@contextlib.contextmanager
+def _advice(kind: type[S3nsyncError], hint: str) -> Iterator[None]:
+    """Advise on errors of this kind within the block, unless they know better."""
+    try:
+        yield
+    except kind as error:
+        if error.hint == error.default_hint:
+            error.hint = hint
+        raise
 
 
 # --- output ----------------------------------------------------------------------------------------------------
@@ -183,13 +264,14 @@ def ls(path: RemotePath, *, as_json: AsJson = False) -> None:
             else:
                 typer.echo(_line(entry))
 
-    _run(work, as_json=as_json)
+    _run(work, path, as_json=as_json)
 
 
 async def _children(netstorage: NetStorage, path: str) -> AsyncIterator[Entry]:
     try:
-        async for entry in netstorage.dir(path):
-            yield entry
+        with _advice(TargetMissing, _NO_DIRECTORY):
+            async for entry in netstorage.dir(path):
+                yield entry
     except (TargetConflict, TargetMissing):
         entry_itself = await netstorage.stat(path)
         if entry_itself is None:
@@ -201,19 +283,20 @@ async def _children(netstorage: NetStorage, path: str) -> AsyncIterator[Entry]:
 def tree(
     path: RemotePath,
     *,
-    depth: Annotated[int | None, typer.Option(min=1, help="Levels to go down; all if not given.")] = None,
+    depth: Annotated[int | None, typer.Option(min=1, metavar="N", help="Levels to go down; all if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show everything below a directory."""
 
     async def work(netstorage: NetStorage) -> None:
-        async for level, entry in _descend(netstorage, path, depth):
-            if as_json:
-                _print_entry_json(entry)
-            else:
-                typer.echo("  " * level + _label(entry))
+        with _advice(TargetMissing, _NO_DIRECTORY):
+            async for level, entry in _descend(netstorage, path, depth):
+                if as_json:
+                    _print_entry_json(entry)
+                else:
+                    typer.echo("  " * level + _label(entry))
 
-    _run(work, as_json=as_json)
+    _run(work, path, as_json=as_json)
 
 
 async def _descend(
@@ -221,7 +304,7 @@ async def _descend(
 ) -> AsyncIterator[tuple[int, Entry]]:
     async for entry in netstorage.dir(path):
         yield level, entry
-        if entry.type == "dir" and (depth is None or level + 1 < depth):
+        if entry.leads_below(path) and (depth is None or level + 1 < depth):
             async for below in _descend(netstorage, entry.path, depth, level + 1):
                 yield below
 
@@ -244,7 +327,7 @@ def stat(path: RemotePath, *, as_json: AsJson = False) -> None:
         if entry.target is not None:
             typer.echo(f"target  {printable(entry.target)}")
 
-    _run(work, as_json=as_json)
+    _run(work, path, as_json=as_json)
 
 
 async def _existing(netstorage: NetStorage, path: str) -> Entry:
@@ -260,13 +343,29 @@ def du(path: RemotePath, *, as_json: AsJson = False) -> None:
     """Add up what lies below a directory."""
 
     async def work(netstorage: NetStorage) -> None:
-        usage = await netstorage.du(path)
+        usage = await _usage(netstorage, path)
         if as_json:
             _print_json(path=path, files=usage.files, total_bytes=usage.total_bytes)
         else:
-            typer.echo(f"{decimal(usage.total_bytes)} in {usage.files} files  {printable(path)}")
+            typer.echo(f"{_amount(usage)}  {printable(path)}")
 
-    _run(work, as_json=as_json)
+    _run(work, path, as_json=as_json)
+
+
+async def _usage(netstorage: NetStorage, path: str) -> Usage:
+    """Add up a directory, or take the size of a file; TargetMissing if there is neither."""
+    try:
+        with _advice(TargetMissing, _NO_DIRECTORY):
+            return await netstorage.du(path)
+    except (TargetConflict, TargetMissing):
+        entry = await netstorage.stat(path)
+        if entry is None or entry.type == "dir":
+            raise
+        return Usage(1, entry.size_bytes or 0)
+
+
+def _amount(usage: Usage) -> str:
+    return f"{decimal(usage.total_bytes)} in {usage.files} file{'' if usage.files == 1 else 's'}"
 
 
 # --- get -------------------------------------------------------------------------------------------------------
@@ -275,7 +374,7 @@ def du(path: RemotePath, *, as_json: AsJson = False) -> None:
 @app.command()
 def get(
     path: RemotePath,
-    local: Annotated[str, typer.Argument(help="File or directory to write to; - is stdout.")] = ".",
+    local: Annotated[str, typer.Argument(metavar="LOCAL", help="File or directory to write to; - is stdout.")] = ".",
     *,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an earlier try has left.")] = False,
     as_json: AsJson = False,
@@ -293,7 +392,7 @@ def get(
         if as_json:
             _print_json(path=path, local=str(written), size_bytes=entry.size_bytes, md5=entry.md5)
 
-    _run(work, as_json=as_json)
+    _run(work, path, as_json=as_json)
 
 
 async def _fetch_to_file(netstorage: NetStorage, entry: Entry, local: Path, *, resume: bool) -> Path:
@@ -315,6 +414,8 @@ async def _fetch_to_file(netstorage: NetStorage, entry: Entry, local: Path, *, r
 
 
 def _in_directory(local: Path, name: str) -> Path:
+    if not name and local.is_dir():
+        raise ConfigError(f"get: a path that ends in / has no name to keep in {local}", hint="say which file to write")
     return local / name if local.is_dir() else local
 
 
@@ -351,23 +452,25 @@ async def _fetch(netstorage: NetStorage, entry: Entry, file: IO[bytes], digest: 
 
 @app.command()
 def put(
-    local: Annotated[str, typer.Argument(help="File or directory to send; - is stdin.")],
+    local: Annotated[str, typer.Argument(metavar="LOCAL", help="File or directory to send; - is stdin.")],
     path: Annotated[str, typer.Argument(metavar="PATH", help="Where to; after a final / the local name is kept.")],
     *,
-    jobs: Annotated[int, typer.Option(min=1, help="Files under way at once.")] = JOBS,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Files under way at once.")] = JOBS,
     as_json: AsJson = False,
 ) -> None:
     """Send a file, a whole directory, or stdin; NetStorage checks size and SHA-256."""
     source = Path(local)
-    target = path + source.resolve().name if path.endswith("/") else path
+    target = path + source.resolve().name if path.endswith("/") and local != "-" else path
     total_bytes = source.stat().st_size if source.is_file() else None
-    whole_directory = source.is_dir()
+    whole_directory = local != "-" and source.is_dir()
 
     async def work(netstorage: NetStorage) -> None:
         def sent(remote: str, size_bytes: int) -> None:
             if as_json:
                 _print_json(path=remote, size_bytes=size_bytes)
 
+        if not whole_directory:
+            _check_names_a_file(target)
         with _progress(local, total_bytes) as advance:
             if local == "-":
                 sent(path, await _put_stdin(netstorage, path, advance))
@@ -381,19 +484,56 @@ def put(
 
                 await _each(_files_below(source), send, jobs)
 
-    _run(work, as_json=as_json)
+    _run(work, path, as_json=as_json)
+
+
+def _check_names_a_file(path: str) -> None:
+    if path.endswith("/"):
+        raise ConfigError(f"put - {path}: stdin has no name to keep", hint="give the file's whole path")
+    if path.count("/") == 1:
+        raise ConfigError(f"put: {path} is a CP code, and no file", hint=f"{path}/ keeps the local name")
 
 
 async def _files_below(directory: Path) -> AsyncIterator[Path]:
-    for folder, folders, names in os.walk(directory):
+    """Give all that is to be sent, and say on stderr what is left out; what cannot be read is given, to fail."""
+    unreadable: list[OSError] = []
+    for folder, folders, names in os.walk(directory, onerror=unreadable.append):
         folders.sort()
+        if not folders and not names:
+            _note(f"skipped {folder}: an empty directory; `ns mkdir` makes one")
+        for link in filter(Path.is_symlink, (Path(folder, name) for name in folders)):
+            _note(f"skipped {link}: a symlink to a directory; put {link} sends what is there")
         for name in sorted(names):
             yield Path(folder, name)
+    for error in unreadable:
+        yield Path(os.fsdecode(error.filename))
+
+
+def _note(text: str) -> None:
+    typer.echo(printable(text), err=True)
 
 
 async def _put_file(netstorage: NetStorage, source: Path, path: str, advance: Callable[[int], None]) -> int:
-    """Read a file twice, once for its digest and once to send it; returns its size in bytes."""
-    with source.open("rb") as file:
+    """Send a file, once more if the clocks were found to differ; returns its size in bytes."""
+    sent_bytes = 0
+
+    def count(n_bytes: int) -> None:
+        nonlocal sent_bytes
+        sent_bytes += n_bytes
+        advance(n_bytes)
+
+    try:
+        return await _put_file_once(netstorage, source, path, count)
+    except TargetClock:
+        # The refusal has taught the client the server's time. A stream cannot be sent again, but a file can be read
+        # again; from a new handle, since a read of the old one may still be under way in its thread.
+        advance(-sent_bytes)
+        return await _put_file_once(netstorage, source, path, advance)
+
+
+async def _put_file_once(netstorage: NetStorage, source: Path, path: str, advance: Callable[[int], None]) -> int:
+    """Read a file twice, once for its digest and once to send it."""
+    with _open_regular(source) as file:
         sha256 = (await asyncio.to_thread(hashlib.file_digest, file, "sha256")).hexdigest()
         found = os.fstat(file.fileno())
         file.seek(0)
@@ -405,6 +545,17 @@ async def _put_file(netstorage: NetStorage, source: Path, path: str, advance: Ca
             sha256=sha256,
         )
     return uploaded.size_bytes
+
+
+def _open_regular(source: Path) -> BufferedReader:
+    """Open a file that can be read twice; S3nsyncError names what is none (to open a pipe might wait for ever)."""
+    if source.is_symlink() and not source.exists():
+        msg = f"put {source}: it is a symlink to {source.readlink()}, and there is nothing"
+        raise S3nsyncError(msg, hint="mend or remove the symlink, then run it again")
+    if source.exists() and not source.is_file():
+        msg = f"put {source}: it is no file that can be read twice, nor a directory that may be read"
+        raise S3nsyncError(msg, hint="`put -` sends what a pipe gives; a directory needs the right to read it")
+    return source.open("rb")
 
 
 async def _chunks(file: IO[bytes], size_bytes: int, advance: Callable[[int], None]) -> AsyncIterator[bytes]:
@@ -421,6 +572,8 @@ async def _chunks(file: IO[bytes], size_bytes: int, advance: Callable[[int], Non
 
 async def _put_stdin(netstorage: NetStorage, path: str, advance: Callable[[int], None]) -> int:
     """Send what comes, with size unknown: the digest follows at the end."""
+    # What comes from stdin comes once. A look before learns the server's time, and whether we are let in at all.
+    await netstorage.stat(path)
     digest = hashlib.sha256()
 
     async def body() -> AsyncIterator[bytes]:
@@ -443,22 +596,54 @@ def rm(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Everything below it too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Let NetStorage remove the tree, at some later time.")] = False,
-    confirm: Annotated[str, typer.Option(help="With --quick: the same path once more.")] = "",
-    jobs: Annotated[int, typer.Option(min=1, help="Deletes under way at once.")] = JOBS,
+    confirm: Annotated[str, typer.Option(metavar="PATH", help="With --quick: the same path once more.")] = "",
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Deletes under way at once.")] = JOBS,
 ) -> None:
     """Remove a file, or with -r a whole tree."""
-    if recursive and not quick and not yes:
-        typer.confirm(f"Remove everything below {printable(path)}?", abort=True, err=True)
 
     async def work(netstorage: NetStorage) -> None:
         if quick:
-            await netstorage.quick_delete(path, confirm=confirm)
+            with _advice(TargetCredentials, _NOT_ENABLED):
+                await netstorage.quick_delete(path, confirm=confirm)
         elif recursive:
+            await _check_removal(netstorage, path, agreed=yes)
             await _remove_tree(netstorage, path.rstrip("/"), jobs)
-        elif not (await netstorage.delete(path)).existed:
-            raise TargetMissing(f"rm {path}: there is nothing at this path")
+        else:
+            await _remove_file(netstorage, path)
 
-    _run(work)
+    _run(work, path)
+
+
+async def _check_removal(netstorage: NetStorage, path: str, *, agreed: bool) -> None:
+    """Ask before a tree is removed, and say how much that is; ConfigError if there is nobody to ask."""
+    if path.endswith("//"):
+        hint = f"is all below {path.rstrip('/')} meant? Then write that"
+        raise ConfigError(f"rm -r {path}: it ends in more than one /", hint=hint)
+    if agreed:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"rm -r {path}: there is no terminal to ask on", hint="--yes removes without asking")
+    usage = await _usage(netstorage, path)
+    try:
+        agreed = typer.confirm(f"Remove {_amount(usage)} at {printable(path)}?", err=True)
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        raise S3nsyncError(f"rm -r {path}: not confirmed, nothing was removed", hint="answer y, or give --yes")
+
+
+async def _remove_file(netstorage: NetStorage, path: str) -> None:
+    """Remove one file; TargetConflict if it is a directory, TargetMissing if there is nothing."""
+    refused: S3nsyncError = TargetMissing(f"rm {path}: there is nothing at this path")
+    try:
+        if (await netstorage.delete(path)).existed:
+            return
+    except TargetConflict as error:
+        refused = error
+    entry = await netstorage.stat(path, implicit=True)
+    if entry is not None and entry.type == "dir":
+        raise TargetConflict(f"rm {path}: it is a directory", hint="-r removes it, with everything below it")
+    raise refused
 
 
 async def _remove_tree(netstorage: NetStorage, path: str, jobs: int) -> None:
@@ -470,10 +655,10 @@ async def _remove_tree(netstorage: NetStorage, path: str, jobs: int) -> None:
         nonlocal seen
         async for entry in netstorage.below(path):
             seen = True
-            if entry.type == "dir":
-                directories.append(entry.path)
-            else:
+            if entry.type != "dir":
                 yield entry.path
+            elif entry.name:
+                directories.append(entry.path)
 
     async def delete(file: str) -> None:
         await netstorage.delete(file)
@@ -510,7 +695,7 @@ def mkdir(
             await netstorage.mkdir("/" + "/".join(parts[:depth]))
         await netstorage.mkdir(path)
 
-    _run(work)
+    _run(work, path)
 
 
 @app.command()
@@ -523,10 +708,14 @@ def mv(
     """Move a file within its CP code. What becomes of a file already there is not documented by Akamai."""
 
     async def work(netstorage: NetStorage) -> None:
+        if source.split("/")[1] != destination.split("/")[1]:
+            hint = "rename stays within one CP code: `get` the file, `put` it there, then `rm` it here"
+            raise ConfigError(f"mv {source} {destination}: to another CP code", hint=hint)
         name = source.rpartition("/")[2] if destination.endswith("/") else ""
-        await netstorage.rename(source, destination + name)
+        with _advice(TargetConflict, "there is something at TO already: `rm` it first, or choose another name"):
+            await netstorage.rename(source, destination + name)
 
-    _run(work)
+    _run(work, source, destination)
 
 
 # --- many at once ----------------------------------------------------------------------------------------------
@@ -545,10 +734,11 @@ async def _each(items: AsyncIterator[T], work: Callable[[T], Awaitable[None]], j
         try:
             await work(item)
         except S3nsyncError as error:
+            by_hand(error)
             failed.append(error)
             _ui().fail(error)
         except OSError as error:
-            failed.append(S3nsyncError(str(error)))
+            failed.append(S3nsyncError(str(error), hint="check the file that is named"))
             _ui().fail(failed[-1])
         finally:
             slots.release()

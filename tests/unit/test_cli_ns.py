@@ -6,7 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import pty
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,9 +19,23 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from s3nsync.cli_ns import Access, _chunks, app
+from s3nsync.cli_ns import Access, _chunks, app, by_hand
 from s3nsync.emulator import Emulator, Fault, running
-from s3nsync.errors import ConfigError, ConnectFailed, S3nsyncError, TargetCredentials, TargetMissing, TargetRefused
+from s3nsync.errors import (
+    ConfigError,
+    ConnectFailed,
+    ConnectionLost,
+    S3nsyncError,
+    Stalled,
+    TargetClock,
+    TargetConflict,
+    TargetCredentials,
+    TargetMissing,
+    TargetPrecondition,
+    TargetRefused,
+    TargetUnavailable,
+    TlsRefused,
+)
 from s3nsync.figures import printable
 
 KEY = "the-s3cret-key"
@@ -224,6 +242,75 @@ def test_get_leaves_nothing_half_done_under_the_final_name(ns: Shell, tmp_path: 
     assert old.read_bytes() == b"old"
 
 
+def test_put_with_a_clock_that_is_off_sends_the_file_once_more(ns: Shell, tmp_path: Path) -> None:
+    """A file is read again, in a directory too; before stdin is read the server's time is known."""
+    for name in ("a", "b/c"):
+        written(tmp_path / "tree" / name, name.encode() * 200_000)
+    with running(Emulator(accounts={"user": KEY}, now_s=lambda: time.time() + 500)) as emulator:
+        other = Shell(emulator)
+        other("put", str(tmp_path / "tree" / "a"), "/123456/f")
+        other("put", str(tmp_path / "tree"), "/123456/t")
+        other("put", "-", "/123456/s", stdin=b"once")
+        sizes = {path: len(file.read()) for path, file in emulator.snapshot().items()}
+    assert sizes == {"/123456/f": 200_000, "/123456/t/a": 200_000, "/123456/t/b/c": 600_000, "/123456/s": 4}
+    ns.emulator.inject(Fault(kind="status", action="upload", status=403))
+    ns("put", str(tmp_path / "tree" / "a"), "/123456/f", exit_code=3)
+    assert [request.status for request in ns.emulator.requests] == [403]
+
+
+def test_put_says_what_it_leaves_out(ns: Shell, tmp_path: Path) -> None:
+    """Empty directories and symlinks to directories: one line each on stderr, also with --json."""
+    tree = tmp_path / "tree"
+    written(tree / "real" / "a", b"x")
+    (tree / "empty").mkdir()
+    (tree / "link").symlink_to(tree / "real")
+    for options in ((), ("--json",)):
+        result = ns("put", str(tree), "/123456/t", *options)
+        lines = result.stderr.splitlines()
+        assert len(lines) == 2
+        assert any(line.startswith(f"skipped {tree}/empty: an empty directory") for line in lines)
+        assert any(line.startswith(f"skipped {tree}/link: a symlink to a directory") for line in lines)
+    assert ns.paths == ["/123456/t/real/a"]
+
+
+def test_put_of_a_dangling_symlink_is_a_clear_error(ns: Shell, tmp_path: Path) -> None:
+    """It and its target are named; a pipe is refused too, where opening it would wait for ever."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "broken").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "tree" / "pipe")
+    for local in ("tree", "tree/broken"):
+        result = ns("put", str(tmp_path / local), "/123456/t", exit_code=1)
+        assert "broken: it is a symlink to nowhere, and there is nothing" in result.stderr
+    assert "`put -` sends" in ns("put", str(tmp_path / "tree" / "pipe"), "/123456/t", exit_code=1).stderr
+    assert ns.paths == []
+
+
+def test_put_of_a_directory_that_may_not_be_read_fails(ns: Shell, tmp_path: Path) -> None:
+    """It is not passed over in silence, and does not stop the others."""
+    written(tmp_path / "tree" / "a", b"x")
+    written(tmp_path / "tree" / "shut" / "b", b"x")
+    (tmp_path / "tree" / "shut").chmod(0)
+    try:
+        if os.access(tmp_path / "tree" / "shut", os.R_OK):
+            pytest.skip("this user may read everything")
+        result = ns("put", str(tmp_path / "tree"), "/123456/t", exit_code=1)
+    finally:
+        (tmp_path / "tree" / "shut").chmod(0o700)
+    assert "tree/shut" in result.stderr
+    assert ns.paths == ["/123456/t/a"]
+
+
+def test_names_with_an_empty_part_are_listed_and_fetched(ns: Shell, tmp_path: Path) -> None:
+    """Tree ends, with the child without a name shown once; get asks for every slash it was given."""
+    ns("put", "-", "/123456//x//z", stdin=b"abc")
+    ns("put", "-", "/123456/d/b", stdin=b"abc")
+    assert sorted(ns("tree", "/123456").stdout.splitlines()) == ["  b", "/", "d/"]
+    assert sorted(ns("tree", "/123456//").stdout.splitlines()) == ["  /", "x/"]
+    ns("get", "/123456//x//z", str(tmp_path))
+    assert (tmp_path / "z").read_bytes() == b"abc"
+    assert ns.json("stat", "/123456//x//z")[0]["path"] == "/123456//x//z"
+
+
 # --- looking ---------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +365,13 @@ def test_du_adds_up(full: Shell) -> None:
     assert "14 bytes in" in full("du", "/123456/d").stdout
 
 
+def test_du_of_a_file_is_its_size(full: Shell) -> None:
+    """One file, and what it holds; nothing there is exit code 4."""
+    assert full.json("du", "/123456/d/b") == [{"path": "/123456/d/b", "files": 1, "total_bytes": 3}]
+    assert full("du", "/123456/d/b").stdout == "3 bytes in 1 file  /123456/d/b\n"
+    full("du", "/123456/nothing", exit_code=4)
+
+
 # --- changing --------------------------------------------------------------------------------------------------
 
 
@@ -288,16 +382,63 @@ def test_rm_removes_a_file_once(full: Shell) -> None:
     full("rm", "/123456/a", exit_code=4)
 
 
-def test_rm_of_a_tree_asks_first(full: Shell) -> None:
-    """No answer and `n` change nothing; --yes does not ask; siblings of the same prefix stay."""
+def on_a_terminal(shell: Shell, answer: bytes, *args: str) -> tuple[int, str]:
+    """Run one verb with a terminal as its stdin, on which `answer` is typed; give exit code and stderr."""
+    ours, its = pty.openpty()
+    try:
+        os.write(ours, answer)
+        command = [sys.executable, "-c", "from s3nsync.cli_ns import app; app()", *args]
+        done = subprocess.run(
+            command, env=os.environ | shell.env, stdin=its, capture_output=True, timeout=30, check=False
+        )
+    finally:
+        os.close(ours)
+        os.close(its)
+    assert b"Traceback" not in done.stderr
+    return done.returncode, done.stderr.decode()
+
+
+def test_rm_of_a_tree_asks_first_and_says_how_much_it_is(full: Shell) -> None:
+    """`n` and an end of input change nothing; siblings of the same prefix stay."""
     full("put", "-", "/123456/d-2", stdin=b"x")
-    full("rm", "-r", "/123456/d", exit_code=1, stdin=b"")
-    full("rm", "-r", "/123456/d", exit_code=1, stdin=b"n\n")
+    for answer in (b"n\n", b"\x04"):
+        code, said = on_a_terminal(full, answer, "rm", "-r", "/123456/d")
+        assert code == 1
+        assert "Remove 14 bytes in" in said
+        assert "nothing was removed" in said
     assert len(full.paths) == 5
-    full("rm", "-r", "--yes", "/123456/d")
+    assert on_a_terminal(full, b"y\n", "rm", "-r", "/123456/d")[0] == 0
     assert full.paths == ["/123456/a", "/123456/d-2"]
+    assert on_a_terminal(full, b"y\n", "rm", "-r", "/123456/d")[0] == 4
+    full("mkdir", "/123456/empty")
+    assert on_a_terminal(full, b"y\n", "rm", "-r", "/123456/empty")[0] == 0
+
+
+def test_rm_of_a_tree_without_a_terminal_needs_yes(full: Shell) -> None:
+    """It is refused as wrong usage, and nothing is sent; with --yes it is done."""
+    before = len(full.emulator.requests)
+    assert "--yes" in full("rm", "-r", "/123456/d", exit_code=2, stdin=b"y\n").stderr
+    assert len(full.emulator.requests) == before
+    full("rm", "-r", "--yes", "/123456/d")
+    assert full.paths == ["/123456/a"]
     full("stat", "/123456/d", exit_code=4)
     full("rm", "-r", "--yes", "/123456/d", exit_code=4)
+
+
+def test_rm_of_a_tree_does_not_take_two_slashes_for_one(full: Shell) -> None:
+    """`/123456//` is a directory without a name, and must not empty the whole CP code."""
+    assert "more than one /" in full("rm", "-ry", "/123456//", exit_code=2).stderr
+    assert len(full.paths) == 4
+
+
+def test_rm_of_a_directory_without_r_says_so(full: Shell) -> None:
+    """Implicit or made, it is refused with the option that is missing."""
+    full("mkdir", "/123456/made")
+    for path in ("/123456/d", "/123456/made"):
+        result = full("rm", path, exit_code=1)
+        assert "it is a directory" in result.stderr
+        assert "hint: -r " in result.stderr
+    assert len(full.paths) == 4
 
 
 def test_rm_of_a_tree_takes_explicit_directories_and_single_files_too(full: Shell) -> None:
@@ -343,18 +484,126 @@ def test_mv_moves_a_file(full: Shell) -> None:
     full("mv", "/123456/a", "/123456/b", exit_code=4)
 
 
+def test_mv_says_what_is_in_its_way(full: Shell) -> None:
+    """Another CP code is wrong usage, and sends nothing; a file at the destination is named as the obstacle."""
+    before = len(full.emulator.requests)
+    assert "one CP code" in full("mv", "/123456/a", "/777/a", exit_code=2).stderr
+    assert len(full.emulator.requests) == before
+    assert "`rm` it first" in full("mv", "/123456/a", "/123456/d/b", exit_code=1).stderr
+
+
 # --- settings and errors ---------------------------------------------------------------------------------------
 
 
 def test_credentials_come_from_one_secret_or_from_three_names() -> None:
-    """Single names win over the secret; the key shows in no repr."""
+    """Either will do, or both if they agree; the key shows in no repr."""
     secret = json.dumps({"NS_HOSTNAME": "h", "NS_USER": "u", "NS_KEY": KEY})
     assert Access.from_environment({"NS_SECRET": secret}) == Access("h", "u", KEY)
-    assert Access.from_environment({"NS_SECRET": secret, "NS_USER": "v", "NS_KEY": ""}) == Access("h", "v", KEY)
+    assert Access.from_environment({"NS_SECRET": secret, "NS_USER": "u", "NS_KEY": ""}) == Access("h", "u", KEY)
     assert KEY not in repr(Access("h", "u", KEY))
     loopback = {"NS_SECRET": secret, "NS_CA_FILE": "ca.pem", "NS_INSECURE_HTTP": "1"}
     assert Access.from_environment(loopback) == Access("h", "u", KEY, "ca.pem", insecure_http=True)
     assert not Access.from_environment({"NS_SECRET": secret, "NS_INSECURE_HTTP": "0"}).insecure_http
+
+
+@pytest.mark.parametrize("name", ["NS_HOSTNAME", "NS_USER", "NS_KEY"])
+def test_a_secret_and_a_name_that_say_different_things_are_refused(name: str) -> None:
+    """Both are named, the values are not."""
+    secret = json.dumps({"NS_HOSTNAME": "h-s3cret", "NS_USER": "u-s3cret", "NS_KEY": KEY, "HOME": "/"})
+    with pytest.raises(ConfigError, match=f"NS_SECRET and {name}: say different things") as caught:
+        Access.from_environment({"NS_SECRET": secret, name: "other-s3cret", "HOME": "/root"})
+    assert "s3cret" not in caught.value.message + caught.value.hint
+
+
+def test_plain_http_beyond_loopback_is_wrong_usage(ns: Shell) -> None:
+    """The host is named, nothing is sent."""
+    ns.env["NS_HOSTNAME"] = "example-nsu.akamaihd.net"
+    assert "example-nsu.akamaihd.net" in ns("ls", "/123456", exit_code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("123456/up", "the CP code: /123456/up"),
+        ("up", "such as /123456/directory/file"),
+        ("", "such as /123456/directory/file"),
+        ("/", "begin with a CP code"),
+        ("//", "begin with a CP code"),
+        ("/../y", "without . and .."),
+        ("/123456/./y", "without . and .."),
+    ],
+)
+def test_a_path_that_is_none_is_wrong_usage(ns: Shell, local_file: Path, path: str, hint: str) -> None:
+    """Every verb says so with exit code 2, before anything is sent."""
+    verbs = [["ls"], ["tree"], ["stat"], ["du"], ["get"], ["rm"], ["rm", "-ry"], ["mkdir", "-p"]]
+    for verb in (*verbs, ["put", str(local_file)], ["mv", "/123456/a"]):
+        assert hint in " ".join(ns(*verb, path, exit_code=2).stderr.split())
+    assert ns.emulator.requests == []
+
+
+def test_put_to_no_file_name_is_wrong_usage(ns: Shell, local_file: Path) -> None:
+    """A CP code is no file, and stdin has no name to keep."""
+    assert "/123456/ keeps" in ns("put", str(local_file), "/123456", exit_code=2).stderr
+    assert "no name" in ns("put", "-", "/123456/", stdin=b"x", exit_code=2).stderr
+    assert ns.emulator.requests == []
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (ConnectionLost("m", sent=True), "run it again"),
+        (Stalled("m", sent=True), "run it again"),
+        (TlsRefused("m"), "NS_CA_FILE"),
+        (TargetPrecondition("m"), "run it again"),
+        (TargetUnavailable("m", status=429), "--jobs"),
+        (TargetUnavailable("m", status=504, ambiguous=True), "may have been stored"),
+        (TargetClock("m"), "NTP"),
+        (TargetConflict("m"), "`ls`"),
+        (TargetConflict("m", hint="special"), "special"),
+    ],
+)
+def test_advice_is_for_a_person(error: S3nsyncError, hint: str) -> None:
+    """Nothing is tried again by itself here, and there is no S3 and no max_in_flight."""
+    by_hand(error)
+    assert hint in error.hint
+    assert not any(word in error.hint for word in ("by itself", "S3", "max_in_flight", "object is read"))
+
+
+def test_a_write_in_doubt_says_that_it_may_have_been_stored(ns: Shell, local_file: Path) -> None:
+    """The answer to an upload was lost, alone or as one of many."""
+    ns.emulator.inject(Fault(kind="lost-answer", action="upload"))
+    for local in (local_file, local_file.parent):
+        result = ns("put", str(local), "/123456/a", exit_code=1)
+        assert "hint: run it again; what was sent may have been stored" in result.stderr
+
+
+def test_a_missing_directory_is_explained(ns: Shell) -> None:
+    """On ObjectStore it goes with its last file."""
+    for verb in ("ls", "tree", "du"):
+        assert "only while files lie below" in ns(verb, "/123456/none", exit_code=4).stderr
+
+
+def test_quick_delete_that_is_not_enabled_is_explained() -> None:
+    """The 403 need not be about the key."""
+    with running(Emulator(accounts={"user": KEY})) as emulator:
+        result = Shell(emulator)("rm", "--quick", "/123456/d", "--confirm", "/123456/d", exit_code=3)
+    assert "Akamai must have enabled quick-delete" in result.stderr
+    assert "rm -r" in result.stderr
+
+
+def test_places_for_values_are_named_alike_in_help(ns: Shell) -> None:
+    """PATH, LOCAL, FROM, TO and N; no option shows a type of the program."""
+    usages = {verb: ns(verb, "--help").stdout for verb in ("get", "put", "rm", "mv", "tree")}
+    for verb, names in {
+        "get": "PATH LOCAL",
+        "put": "LOCAL PATH N",
+        "rm": "PATH N",
+        "mv": "FROM TO",
+        "tree": "N",
+    }.items():
+        words = usages[verb].replace("{", " ").replace("}", " ").replace("[", " ").replace("]", " ").split()
+        assert set(names.split()) <= set(words)
+    assert not any("int" in text.split() or "<int" in text or "INTEGER" in text for text in usages.values())
 
 
 @pytest.mark.parametrize("secret", ["", "{", "[]", '"x"', '{"NS_KEY": 5}', '{"NS_KEY": "the-s3cret-key"}'])
