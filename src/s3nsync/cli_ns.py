@@ -459,19 +459,17 @@ def put(
     as_json: AsJson = False,
 ) -> None:
     """Send a file, a whole directory, or stdin; NetStorage checks size and SHA-256."""
-    source = Path(local)
-    target = path + source.resolve().name if path.endswith("/") and local != "-" else path
-    total_bytes = source.stat().st_size if source.is_file() else None
-    whole_directory = local != "-" and source.is_dir()
 
     async def work(netstorage: NetStorage) -> None:
         def sent(remote: str, size_bytes: int) -> None:
             if as_json:
                 _print_json(path=remote, size_bytes=size_bytes)
 
+        source, target = Path(local), _target(local, path)
+        whole_directory = _is_directory(local)
         if not whole_directory:
             _check_names_a_file(target)
-        with _progress(local, total_bytes) as advance:
+        with _progress(local, _size_bytes(source)) as advance:
             if local == "-":
                 sent(path, await _put_stdin(netstorage, path, advance))
             elif not whole_directory:
@@ -485,6 +483,18 @@ def put(
                 await _each(_files_below(source), send, jobs)
 
     _run(work, path, as_json=as_json)
+
+
+def _target(local: str, path: str) -> str:
+    return path + Path(local).resolve().name if path.endswith("/") and local != "-" else path
+
+
+def _is_directory(local: str) -> bool:
+    return local != "-" and Path(local).is_dir()
+
+
+def _size_bytes(source: Path) -> int | None:
+    return source.stat().st_size if source.is_file() else None
 
 
 def _check_names_a_file(path: str) -> None:

@@ -431,6 +431,21 @@ def test_rm_of_a_tree_does_not_take_two_slashes_for_one(full: Shell) -> None:
     assert len(full.paths) == 4
 
 
+def test_rm_of_a_tree_with_an_empty_part_removes_or_tells() -> None:
+    """Where there is a list all of it goes; where one must walk, what is out of reach stays and is told."""
+    with running(Emulator(accounts={"user": KEY})) as emulator:
+        listed = Shell(emulator)
+        listed("put", "-", "/123456/t//x//z", stdin=b"abc")
+        listed("rm", "-ry", "/123456/t")
+        assert listed.paths == []
+    with running(Emulator(accounts={"user": KEY}, personality="filestore")) as emulator:
+        walked = Shell(emulator)
+        walked("put", "-", "/123456/t//x//z", stdin=b"abc")
+        walked("put", "-", "/123456/t/a", stdin=b"abc")
+        assert "must be empty" in walked("rm", "-ry", "/123456/t", exit_code=1).stderr
+        assert walked.paths == ["/123456/t//x//z"]
+
+
 def test_rm_of_a_directory_without_r_says_so(full: Shell) -> None:
     """Implicit or made, it is refused with the option that is missing."""
     full("mkdir", "/123456/made")
@@ -632,9 +647,10 @@ def test_exit_codes_tell_what_kind_of_failure(ns: Shell) -> None:
 
 def test_a_local_fault_is_one_clear_line(ns: Shell, tmp_path: Path) -> None:
     """Files that cannot be read are named, without a traceback."""
-    result = ns("put", str(tmp_path / "missing"), "/123456/a", exit_code=1)
-    assert result.stderr.startswith("error: ")
-    assert "missing" in result.stderr
+    for name in ("missing", "missing" * 100):
+        result = ns("put", str(tmp_path / name), "/123456/a", exit_code=1)
+        assert result.stderr.startswith("error: ")
+        assert "missing" in result.stderr
 
 
 def test_every_verb_explains_itself(ns: Shell) -> None:
