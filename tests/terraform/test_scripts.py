@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "terraform" / "modules" / "s3nsync" / "scripts"
 IMAGE = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/tools/s3nsync:0123456789abcdef"
+OWN_PLATFORM = "linux/" + {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def test_the_first_builder_that_answers_builds_and_pushes(stage: Stage) -> None:
     assert [call for call in stage.calls() if not call.startswith("aws")] == [
         "docker info",
         "podman info",
-        f"podman build --platform linux/arm64 --file /sources/Dockerfile --tag {IMAGE} /sources",
+        f"podman build --platform linux/arm64 --build-arg BUILDPLATFORM={OWN_PLATFORM} --format docker"
+        f" --file /sources/Dockerfile --tag {IMAGE} /sources",
         "podman login --username AWS --password-stdin 111122223333.dkr.ecr.eu-central-1.amazonaws.com",
         f"podman push {IMAGE}",
     ]

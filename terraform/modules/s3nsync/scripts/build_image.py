@@ -10,6 +10,7 @@ library only.
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -95,11 +96,37 @@ def choose() -> str:
     )
 
 
+def own_platform(machine: str) -> str:
+    """Give this machine's platform in the builders' words."""
+    return "linux/" + {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+
+
+def peculiarities(builder: str) -> list[str]:
+    """Give what a builder must be told beside the others: buildah knows no BUILDPLATFORM and drops HEALTHCHECK."""
+    if builder == "docker":
+        return []
+    return ["--build-arg", f"BUILDPLATFORM={own_platform(platform.machine())}", "--format", "docker"]
+
+
 def build(order: Order) -> None:
     """Build and push; raises Failure."""
     builder = choose()
     dockerfile = os.path.join(order.context, "Dockerfile")  # noqa: PTH118 - as it is given to the builder
-    run([builder, "build", "--platform", order.platform, "--file", dockerfile, "--tag", order.image, order.context])
+    more = peculiarities(builder)
+    run(
+        [
+            builder,
+            "build",
+            "--platform",
+            order.platform,
+            *more,
+            "--file",
+            dockerfile,
+            "--tag",
+            order.image,
+            order.context,
+        ]
+    )
     password = read(["aws", "ecr", "get-login-password", "--region", order.region])
     run([builder, "login", "--username", "AWS", "--password-stdin", order.registry], given=password)
     run([builder, "push", order.image])
