@@ -162,8 +162,10 @@ def test_the_first_builder_that_answers_builds_and_pushes(stage: Stage) -> None:
     assert [call for call in stage.calls() if not call.startswith("aws")] == [
         "docker info",
         "podman info",
-        f"podman build --platform linux/arm64 --build-arg BUILDPLATFORM={OWN_PLATFORM} --format docker"
-        f" --file /sources/Dockerfile --tag {IMAGE} /sources",
+        (
+            f"podman build --platform linux/arm64 --build-arg BUILDPLATFORM={OWN_PLATFORM} --format docker"
+            f" --file /sources/Dockerfile --tag {IMAGE} /sources"
+        ),
         "podman login --username AWS --password-stdin 111122223333.dkr.ecr.eu-central-1.amazonaws.com",
         f"podman push {IMAGE}",
     ]
