@@ -44,6 +44,10 @@ class Caught:
 
 
 MUTANTS: Mapping[str, tuple[Edit, ...]] = {
+    "rule 1: no lease is checked before sending": (
+        Edit("engine.py", "        hand.check()\n        hand.debt.sent = True", "        hand.debt.sent = True"),
+        Edit("engine.py", "            hand.check()\n            if left_bytes", "            if left_bytes"),
+    ),
     "rule 2: bulk takes no second look": (Edit("hands.py", 'return self.queue == "live"', "return True"),),
     "rule 2: a refused ack counts as done": (
         Edit("worker.py", 'return verdict.verb if all(done) else "lease lost"', "return verdict.verb"),

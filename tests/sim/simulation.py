@@ -3,7 +3,7 @@
 A plan is data: what happens in S3 and when, which calls meet which fault. `draw` makes one from a seed, `run` plays it,
 `shrink` drops what a failing one does not need. The same plan always plays the same way.
 
-What is watched (docs/design.md, "What is promised"): G2, G3, G5 and G6 at each write and ack (`sim.world`), the debt
+What is watched (docs/design.md, "What is promised"): G2, G3, G5, G6 and rule 1 at each write and ack, the debt
 ledger at each ack, G8's gauges at each report; and when S3 is quiet and no fault strikes any more, that everything
 comes to rest with NetStorage equal to S3 (G1, G4) and every message accounted for (G7).
 """
@@ -55,10 +55,10 @@ _MOMENTS = [f"{verb} {moment}" for verb in ("die", "freeze", "freeze clock") for
 _WRITE = ["refused", "lost", "dropped", "late", "late", "late, hangs", "busy 502", "busy 503", "hangs", "unreachable"]
 _CALL = ["refused", "lost", "dropped"]
 MENU: dict[str, list[str]] = {
-    "s3.open": [*_MOMENTS, *_CALL],
-    "s3.head": [*_MOMENTS, *_CALL],
+    "s3.open": [*_MOMENTS, *_CALL, "forbidden", "no bucket"],
+    "s3.head": [*_MOMENTS, *_CALL, "forbidden"],
     "s3.chunk": [*_MOMENTS, "dropped"],
-    "ns.upload": [*_MOMENTS, *_WRITE, *_WRITE, "altered"],
+    "ns.upload": [*_MOMENTS, *_WRITE, *_WRITE, "altered", "altered"],
     "ns.delete": [*_MOMENTS, *_WRITE, *_WRITE],
     "ns.stat": [*_MOMENTS, *_CALL],
     "q.receive live": [*_MOMENTS, *_CALL],
@@ -83,6 +83,9 @@ class Theme:
     pace_s: tuple[float, ...] = (0.05, 0.5, 5.0, 30.0)
     points: tuple[str, ...] = ()
     faults: tuple[str, ...] = ("",)
+    workers: tuple[int, ...] = (1, 2, 2, 3)
+    late_s: tuple[float, ...] = (0.5, 0.5, 5.0, 400.0)
+    sleep_s: tuple[tuple[float, float], ...] = ((0, 5), (5, GRACE_S), (LEASE_S, 2.5 * LEASE_S))
 
 
 THEMES = (
@@ -96,10 +99,36 @@ THEMES = (
         points=("s3.open", "ns.upload", "ns.delete", "q.receive live", "q.ack"),
         faults=("freeze",),
     ),
+    # the same, each for so long that what others have left behind for them is over, and perhaps dead afterwards
+    Theme(
+        ops=(6, 4, 0, 0, 0),
+        pace_s=(30.0, 60.0),
+        points=("s3.open", "s3.open", "ns.upload", "ns.delete"),
+        faults=("freeze clock done", "freeze clock before"),
+        workers=(2, 3),
+        late_s=(0.5,),
+        sleep_s=((LEASE_S + GRACE_S, 3 * LEASE_S),),
+    ),
+    Theme(
+        ops=(6, 4, 0, 0, 0),
+        pace_s=(30.0, 60.0),
+        points=("s3.open", "s3.open", "ns.upload", "ns.delete"),
+        faults=("freeze done", "freeze before", "die sent", "die done"),
+        workers=(2, 3),
+        late_s=(0.5,),
+        sleep_s=((LEASE_S + GRACE_S, 3 * LEASE_S),),
+    ),
     # bulk beside live
     Theme(ops=(6, 4, 8, 1, 0), pace_s=(0.05, 0.5), points=("s3.open", "ns.upload", "ns.delete"), faults=("freeze",)),
     # keys that are refused after something was sent
-    Theme(ops=(6, 4, 1, 1, 6), points=("s3.open", "ns.upload"), faults=("refused", "busy")),
+    Theme(
+        ops=(8, 2, 1, 0, 4),
+        pace_s=(5.0, 30.0),
+        points=("s3.open", "ns.upload"),
+        faults=("forbidden", "busy"),
+        late_s=(0.5,),
+        sleep_s=((20.0, GRACE_S),),
+    ),
 )
 
 
@@ -157,14 +186,14 @@ def draw(seed: int) -> Plan:
     pace_s = rng.choice(theme.pace_s)
     at_s = 0.5
     ops = []
-    late_s = rng.choice([0.5, 0.5, 5.0, 400.0])
+    late_s = rng.choice(theme.late_s)
     for _ in range(rng.choice([rng.randint(2, 5), rng.randint(2, 8), rng.randint(3, 14)])):
         ops.append(_draw_op(rng, theme, at_s, rng.choice(keys), late_s))
         at_s += rng.expovariate(1.0 / rng.choice([0.05, pace_s, pace_s]))
     faults = [] if seed % 12 == 0 else [_draw_fault(rng, theme) for _ in range(rng.randint(1, 7))]
     return Plan(
         seed=seed,
-        workers=rng.choice([1, 2, 2, 3]),
+        workers=rng.choice(theme.workers),
         slots=rng.choice([3, 8, 32]),
         shuffle=rng.random() < 0.5,
         lag_s=rng.choice([0.0, 0.5, 10.0]),
@@ -200,10 +229,8 @@ def _draw_fault(rng: random.Random, theme: Theme) -> Fault:
     menu = [each for each in MENU[point] if each.startswith(theme.faults)] if rng.random() < 0.8 else []
     what = rng.choice(menu or MENU[point])
     nth = 1 + int(rng.expovariate(0.4))
-    if what == "refused":
-        for_s = rng.uniform(0.0, 3.0)
-    elif what.startswith(("freeze", "late", "busy")):
-        for_s = rng.choice([rng.uniform(0, 5), rng.uniform(5, GRACE_S), rng.uniform(LEASE_S, 2.5 * LEASE_S)])
+    if what.startswith(("freeze", "late", "busy")):
+        for_s = rng.uniform(*rng.choice(theme.sleep_s))
     else:
         for_s = rng.uniform(0.0, 10.0)
     return Fault(point, nth, what, for_s)
@@ -255,6 +282,7 @@ class Stage:
             FifoQueue("dead"),
             self._on_settled,
         )
+        self.store.holds = self.queues.holds
 
     def play(self) -> Result:
         """Play the plan to its end and take everything down."""
@@ -540,16 +568,31 @@ def shrink(result: Result, tries: int = 400) -> Result:
 
 
 def _smaller(plan: Plan) -> list[Plan]:
-    """List the plans that lack one thing of this one."""
+    """List the plans that lack one thing of this one; where a call falls away, a fault may have to strike earlier."""
     plans = [replace(plan, faults=plan.faults[:n] + plan.faults[n + 1 :]) for n in range(len(plan.faults))]
-    plans += [replace(plan, ops=plan.ops[:n] + plan.ops[n + 1 :]) for n in range(len(plan.ops))]
+    fewer = [plan.ops[:n] + plan.ops[n + 1 :] for n in range(len(plan.ops))]
+    plans += [replace(plan, ops=ops) for ops in fewer]
     if plan.workers > 1:
         plans.append(replace(plan, workers=plan.workers - 1))
+    plans += [replace(plan, ops=ops, faults=faults) for ops in fewer for faults in _earlier(plan.faults)]
     if plan.lag_s:
         plans.append(replace(plan, lag_s=0.0))
     if plan.shuffle:
         plans.append(replace(plan, shuffle=False))
+    for n, op in enumerate(plan.ops):
+        if len(op.events_s) > 1:
+            plans.append(replace(plan, ops=(*plan.ops[:n], replace(op, events_s=op.events_s[:1]), *plan.ops[n + 1 :])))
     return plans
+
+
+def _earlier(faults: tuple[Fault, ...]) -> list[tuple[Fault, ...]]:
+    """List these faults with one of them a call or two earlier."""
+    return [
+        (*faults[:n], replace(fault, nth=fault.nth - by), *faults[n + 1 :])
+        for n, fault in enumerate(faults)
+        for by in (1, 2)
+        if fault.nth > by
+    ]
 
 
 def tell(result: Result) -> str:

@@ -29,7 +29,7 @@ LIFE_S = 12 * 3600.0
 
 @dataclass(eq=False)
 class Message:
-    """One message; it is out while `receipt` is set and `shown_at_s` lies ahead."""
+    """One message; it is out while `receipt` is set and `shown_at_s` lies ahead. `holder` is for its readers."""
 
     number: int
     body: str
@@ -41,6 +41,7 @@ class Message:
     first_received_at_s: float = 0.0
     received_at_s: float = 0.0
     receipt: str = ""
+    holder: str = ""
 
     def is_out(self, now_s: float) -> bool:
         """Say whether somebody holds it, or has given it back for later."""

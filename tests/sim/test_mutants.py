@@ -10,12 +10,16 @@ import pytest
 from sim.mutants import MUTANTS, hunt
 
 QUICK = {
+    "rule 1: no lease is checked before sending": "rule 1",
     "rule 4: a later attempt leaves no check": "G4",
     "rule 4: an ambiguous write leaves no check": "G4",
     "rule 4: the check comes after the ack": "G4",
+    "rule 5: joining a hand at work": "G5",
     "rule 6: a stat is remembered": "G5",
+    "rule 6: what was written is remembered": "G5",
     "ack before the work": "G5",
     "delete on 403": "G2",
+    "delete on NoSuchBucket": "G2",
     "duplicates told by the key alone": "G1",
     "slots leak": "G8",
 }

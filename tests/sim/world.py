@@ -51,6 +51,9 @@ IDLE_S = 30.0
 LATE = frozenset({"late", "late, hangs", "busy 502", "busy 503"})
 """A write that lands later than its client waits: the connection breaks, stalls, or a server in front gives up."""
 
+REFUSALS = frozenset({"refused", "forbidden", "no bucket"})
+"""A server answers, and does nothing: 503, and what only S3 says, 403 and 404 NoSuchBucket."""
+
 CHUNK_BYTES, BUFFER_BYTES = 8, 16
 ROUTE = Route(bucket="media", cpcode="123456", directory="site")
 BELOW = "/123456/site/"
@@ -186,9 +189,9 @@ class Net:
         fault = self.next_fault(point)
         await self.enter(fault)
         what = fault.what if fault else ""
-        if what == "refused":
+        if what in REFUSALS:
             await asyncio.sleep(self.delay_s(point))
-            raise failed("refused")
+            raise failed(what)
         answer: asyncio.Future[T] = self.loop.create_future()
         host = HOST.get()
 
@@ -305,26 +308,26 @@ class SimSource:
             look.at_s, look.data = self.net.loop.time(), self.s3.data(ref)
             return self.s3.now.get(ref)
 
-        fault = self.net.faults.get(("s3.open", self.net.calls["s3.open"] + 1))
-        kind = fault.for_s if fault else 0.0
-        found = await self.net.call("s3.open", get, lambda what: _source_error(what, kind))
+        found = await self.net.call("s3.open", get, _source_error)
         return Gone("no-such-key") if found is None else SimOpened(*found, self.net)
 
     async def head(self, ref: ObjectRef) -> SourceInfo | None:
         """HEAD."""
-        found = await self.net.call("s3.head", lambda: self.s3.now.get(ref), lambda what: _source_error(what, 0.0))
+        found = await self.net.call("s3.head", lambda: self.s3.now.get(ref), _source_error)
         return found[0] if found else None
 
 
-def _source_error(what: str, kind: float) -> errors.S3nsyncError:
-    """Word a failed GET; a refusal is a 503, a 403 or a missing bucket."""
-    if what != "refused":
-        return errors.ConnectionLost("S3's answer was lost", sent=True)
-    if kind < 1.0:
-        return errors.SourceUnavailable("S3 answered 503", status=503)
-    if kind < 2.0:
-        return errors.SourceForbidden("S3 answered 403", status=403)
-    return errors.BucketMissing("S3 answered 404 NoSuchBucket", status=404)
+def _source_error(what: str) -> errors.S3nsyncError:
+    """Word a failed GET or HEAD."""
+    match what:
+        case "refused":
+            return errors.SourceUnavailable("S3 answered 503", status=503)
+        case "forbidden":
+            return errors.SourceForbidden("S3 answered 403", status=403)
+        case "no bucket":
+            return errors.BucketMissing("S3 answered 404 NoSuchBucket", status=404)
+        case _:
+            return errors.ConnectionLost("S3's answer was lost", sent=True)
 
 
 # --- NetStorage ------------------------------------------------------------------------------------------------
@@ -337,6 +340,7 @@ class NetStorageModel:
     net: Net
     s3: S3
     lag_s: float
+    holds: Callable[[Look], bool] = lambda _look: True
     history: dict[str, list[tuple[float, File | None]]] = field(default_factory=dict)
     flights: list[Flight] = field(default_factory=list)
 
@@ -364,6 +368,8 @@ class NetStorageModel:
             self.net.watch.violate("G2", f"delete of {flight.path}, though S3 had not answered")
         elif flight.data is None and flight.look.data is not None:
             self.net.watch.violate("G2", f"delete of {flight.path}, though S3 had said {show(flight.look.data)}")
+        elif flight.look.host.behind_s == 0.0 and not self.holds(flight.look):
+            self.net.watch.violate("rule 1", f"a write to {flight.path} without a lease, though the clock was right")
 
     def land(self, flight: Flight, *, altered: bool) -> int:
         """Apply a write and give the status of its answer."""
@@ -624,6 +630,11 @@ class Queues:
         for look in waiting:
             look()
 
+    def holds(self, look: Look) -> bool:
+        """Say whether the hand's host has a message of the key on lease."""
+        now_s = self.net.loop.time()
+        return any(each.holder == look.host.name and each.is_out(now_s) for each in self.owing(look.ref))
+
     def owing(self, ref: ObjectRef) -> list[Message]:
         """List every message of this key, the dead-letter queue's too."""
         queues = (self.live, self.bulk, self.check, self.dead)
@@ -668,6 +679,7 @@ class SimQueue:
             taken = self._model.receive(max_n, LEASE_S, now_s)
             if taken or now_s >= ends_s:
                 for each in taken:
+                    each.holder = host.name
                     self.net.watch.tell(f"{host} receives {each.receipt} of {self.queues.refs[each.group].key}")
                 self.net.strike(fault, "done", host)
                 found = [self._delivery(each) for each in taken]
