@@ -401,56 +401,15 @@ def dev() -> None:
     _finish(ui, keep)
 
 
-@app.command()
-def emulate(
-    *,
-    port: Annotated[int, typer.Option(help="0 picks a free one.")] = 0,
-    control_port: Annotated[int, typer.Option(help="For faults and figures, plain HTTP; 0 picks a free one.")] = 0,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    user: Annotated[str, typer.Option(help="The upload account.")] = "demo",
-    key_env: Annotated[str, typer.Option(help="The variable that holds the account's key.")] = "NS_KEY",
-    cpcode: Annotated[list[str] | None, typer.Option(help="May be repeated. [default: 123456]")] = None,
-    personality: Annotated[str, typer.Option(help="objectstore or filestore.")] = "objectstore",
-    folder: Annotated[Path | None, typer.Option(help="Keep bytes here instead of in memory.")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM file; speaks TLS then.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file, if the key is not in the certificate's.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same faults.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Run a NetStorage on this machine, for tests and experiments: see docs/emulator.md."""
-    ui = Ui(as_json=as_json, debug=_debug())
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,  # the emulator's own command line has all the options, --help among them
+)
+def emulate(context: typer.Context) -> None:
+    """Run a NetStorage on this machine, for tests and experiments: see docs/emulator.md.
 
-    def serve_it() -> None:
-        from s3nsync.emulator import Emulator, Options, Personality, serve  # noqa: PLC0415 - no other verb needs it
+    Its options stand there, and in `s3nsync emulate --help`; they are those of `python -m s3nsync.emulator`.
+    """
+    from s3nsync.emulator.command import main as serve  # noqa: PLC0415 - no other verb needs it
 
-        key = os.environ.get(key_env)
-        if not key:
-            raise ConfigError(f"the key is missing: {key_env} is not set", hint=f"export {key_env}=anything first")
-
-        def ready(emulator: Emulator) -> None:
-            ui.say(
-                "ready",
-                f"NetStorage emulator: {emulator.url}  control: {emulator.control_url}",
-                url=emulator.url,
-                control_url=emulator.control_url,
-            )
-
-        try:
-            options = Options(
-                user=user,
-                key=key,
-                cpcodes=tuple(cpcode or ["123456"]),
-                personality=Personality(personality),
-                host=host,
-                port=port,
-                control_port=control_port,
-                folder=folder,
-                tls_cert=tls_cert,
-                tls_key=tls_key,
-                seed=seed,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error), hint="see `s3nsync emulate --help`") from None
-        _await(serve(options, ready=ready))
-
-    _finish(ui, serve_it)
+    _finish(Ui(debug=_debug()), lambda: serve(context.args, os.environ, program="s3nsync emulate"))

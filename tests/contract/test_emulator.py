@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import os
+import shlex
 import signal
 import ssl
 import subprocess
@@ -134,6 +135,18 @@ async def test_nonsense_ends_the_connection() -> None:
         await raw.send(b"HELO there\r\n\r\n")
         assert (await raw.reply()).status == 400
         assert await raw.closed()
+
+
+@pytest.mark.parametrize("door", ["api", "control"])
+async def test_tls_on_a_plain_port(door: str) -> None:
+    """A TLS client that knocks at a plain-HTTP port is not left waiting: the connection is closed at once."""
+    async with emulator_of() as emulator:
+        url = emulator.url if door == "api" else emulator.control_url
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"\x16\x03\x01")
+        assert await asyncio.wait_for(reader.read(), 3) == b""
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_endless_head() -> None:
@@ -961,6 +974,10 @@ async def test_control() -> None:
         stats = (await control("/stats"))[1]
         assert isinstance(stats, dict)
         assert (stats["actions"], stats["faults"]) == ({"upload": 1, "stat": 1}, {"status": 1})
+        emulator.clear_faults()
+        assert await control("/faults", "POST", {"kind": "status", "times": 1}) == (200, {"faults": 1})
+        await get(raw, "x", "stat", 503)
+        assert await control("/faults") == (200, [])
         assert await control("/faults", "DELETE") == (200, {"faults": 0})
         assert (await control("/clock", "POST", {"skew_s": 90}))[0] == 200
         await get(raw, "x", "stat", 403)
@@ -1034,11 +1051,16 @@ async def test_discard_keeps_what_a_listing_shows() -> None:
 COMMAND = [sys.executable, "-W", "error", "-m", "s3nsync.emulator"]
 
 
+VERB = [sys.executable, "-m", "s3nsync", "emulate"]
+NAMES = pytest.mark.parametrize("name", [COMMAND, VERB], ids=["module", "verb"])
+
+
+@NAMES
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_as_a_process(number: signal.Signals) -> None:
-    """One JSON line when ready, a clean end on either signal, and the key nowhere to be seen."""
+def test_as_a_process(name: list[str], number: signal.Signals) -> None:
+    """One JSON line when ready, a clean end on either signal, and the key nowhere to be seen, by either name."""
     environment = {**os.environ, "NS_KEY": KEY}
-    command = [*COMMAND, "--json", "--user", USER, "--cpcode", "1", "--cpcode", "2"]
+    command = [*name, "--json", "--user", USER, "--cpcode", "1", "--cpcode", "2"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -1047,13 +1069,50 @@ def test_as_a_process(number: signal.Signals) -> None:
         try:
             line = process.stdout.readline()
             ready = json.loads(line)
-            assert (ready["user"], ready["cpcodes"]) == (USER, ["1", "2"])
+            assert (ready["type"], ready["user"], ready["cpcodes"]) == ("ready", USER, ["1", "2"])
             assert ask_control(ready["control_url"] + "/health") == (200, {"status": "ok"})
             process.send_signal(number)
             assert process.wait(10) == 0
             assert (KEY in line, process.stderr.read()) == (False, "")
         finally:
             process.kill()
+
+
+EVERY_OPTION = (
+    "--clock-window 5 --refuse-replay --quick-delete --page-cap 7 --discard --seed 3 --personality filestore"
+    " --host 127.0.0.1 --port 0 --control-port 0 --cpcode 55 --user a'b --key-env OTHER"
+)
+
+
+@NAMES
+def test_ready_lines_for_people(name: list[str]) -> None:
+    """Either name takes every option, says where it listens and how to get there, and never says the key."""
+    environment = {**os.environ, "OTHER": KEY}
+    with subprocess.Popen(
+        [*name, *EVERY_OPTION.split()], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            ready, attempt = process.stdout.readline(), process.stdout.readline()
+            port = ready.partition("http://127.0.0.1:")[2].partition(" ")[0]
+            assert ready.startswith(f"ready: http://127.0.0.1:{port} (filestore), control http://127.0.0.1:")
+            *variables, program, group, verb, path = shlex.split(attempt.removeprefix("try:"))
+            expected = [f"NS_HOSTNAME=localhost:{port}", "NS_USER=a'b", "NS_KEY=$OTHER", "NS_INSECURE_HTTP=1"]
+            assert (variables, program, group, verb, path) == (expected, "s3nsync", "ns", "ls", "/55")
+            assert KEY not in ready + attempt
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def test_both_names_have_the_same_help() -> None:
+    """`s3nsync emulate --help` is the emulator's own, but for its name."""
+    helps = [
+        subprocess.run([*name, "--help"], capture_output=True, text=True, timeout=20, check=True).stdout
+        for name in (COMMAND, VERB)
+    ]
+    assert helps[0].replace("python -m s3nsync.emulator", "s3nsync emulate") == helps[1]
+    assert "--page-cap N" in helps[1]
 
 
 @pytest.mark.parametrize(

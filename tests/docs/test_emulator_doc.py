@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from s3nsync.emulator import Emulator, Fault
+from s3nsync.emulator import Emulator, Fault, running
+from s3nsync.emulator.command import _access, _parser
 from s3nsync.emulator.control import Control
 from s3nsync.emulator.faults import Kind, fault_from_json
 
@@ -18,12 +19,21 @@ DOC = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text(encoding="u
 
 
 def test_options_exist() -> None:
-    """Every option the page names is one of the command's."""
+    """Every option the page names is one of the command's, and every one of the command's is named."""
     command = [sys.executable, "-m", "s3nsync.emulator", "--help"]
     usage = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     named = set(re.findall(r"`(--[a-z-]+)", DOC)) | set(re.findall(r" (--(?!disable)[a-z-]+) ", DOC))
     assert len(named) > 10
-    assert {option for option in named if f"{option} " not in usage.replace(",", " ").replace("]", " ")} == set()
+    assert named == set(re.findall(r"^ +(?:-h, )?(--[a-z-]+)", usage, re.MULTILINE)) - {"--help"}
+
+
+def test_how_to_point_ns_at_it() -> None:
+    """The variables the page shows are those the ready line for people has, and the key stands in none."""
+    shown = re.search(r"^try: +(.*) s3nsync ns ls /123456$", DOC, re.MULTILINE)
+    assert shown is not None
+    given = _parser("emulate").parse_args(["--user", "media-1"])
+    with running(Emulator(accounts={})) as emulator:
+        assert _access(emulator, given).replace(str(emulator.port), "8080") == shown[1]
 
 
 def test_fault_table_is_whole() -> None:

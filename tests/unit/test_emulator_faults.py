@@ -46,6 +46,17 @@ def test_other_requests_are_not_counted() -> None:
     assert struck(plan, 3, "upload", "/1/ab") == [2]
 
 
+def test_faults_used_up_are_not_in_force() -> None:
+    """Once it struck as often as it may, or its nth request has passed, a fault is no longer listed; others stay."""
+    once, third, ever = Fault(kind="reset", times=1), Fault(kind="slow", nth=3), Fault(kind="stall", every=2)
+    plan = plan_of(once, third, ever)
+    assert set(plan.faults) == {once, third, ever}
+    struck(plan, 1)
+    assert set(plan.faults) == {third, ever}
+    struck(plan, 2)
+    assert set(plan.faults) == {ever}
+
+
 def test_same_seed_same_faults() -> None:
     """Probability draws repeat with the seed, differ with another, and start again at reset."""
     fault = Fault(kind="reset", probability=0.5)

@@ -3,7 +3,7 @@
 Standard library only, nothing of the rest of the package. Read in this order: `protocol` (signature and action),
 `store` and `blobs` (what is kept, and where), `actions` (what each action does), `faults` (what can go wrong),
 `http` (bytes on the wire), `exchange` (one request), `server` (the whole), `control` (the JSON API beside
-it), `serve` (all of it as a process).
+it), `serve` (all of it as a process), `command` (its command line).
 """
 
 from s3nsync.emulator.exchange import Request

@@ -7,10 +7,12 @@ with the last thing that refers to it.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -135,11 +137,14 @@ class _CountingSpool:
 
 
 class FolderBlobs:
-    """Keeps bytes in files inside a directory of its own under `folder`, removed again by `close`."""
+    """Keeps bytes in files inside a directory of its own under `folder`, removed again by `close`.
+
+    `folder` itself is made if it is missing, and goes away with the rest then; what lies above it must be there.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Make the directory; raise OSError when that cannot be done."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Make the directory; raise OSError that names what is in the way."""
+        self._made = _made(folder)
         self._home = tempfile.TemporaryDirectory(prefix="objects-", dir=folder, ignore_cleanup_errors=True)
         self._count = 0
 
@@ -149,8 +154,23 @@ class FolderBlobs:
         return _FileSpool(Path(self._home.name) / f"{self._count:012d}")
 
     def close(self) -> None:
-        """Remove the directory."""
+        """Remove what was made."""
         self._home.cleanup()
+        if self._made is not None:
+            with suppress(OSError):  # somebody else keeps something there
+                self._made.rmdir()
+
+
+def _made(folder: Path) -> Path | None:
+    """Return `folder` if it had to be made, None if it was there; raise OSError."""
+    if folder.is_dir():
+        return None
+    if folder.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"no directory to make {folder.name!r} in", str(folder.parent))
+    folder.mkdir()
+    return folder
 
 
 class _FileBlob:

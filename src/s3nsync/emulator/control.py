@@ -4,7 +4,7 @@ GET    /health     {"status": "ok"}
 GET    /stats      totals: requests by action and status, faults injected by kind, bytes, connections, entries
 GET    /snapshot   path → {size_bytes, md5, mtime_s} of every file
 GET    /requests   the last requests, oldest first
-GET    /faults     the faults in force
+GET    /faults     the faults in force, without those used up
 POST   /faults     one fault or a list of them: puts them in force
 DELETE /faults     takes them all back
 POST   /clock      {"skew_s": 90}: puts the server's clock off
@@ -22,7 +22,7 @@ from typing import Protocol, cast
 
 from s3nsync.emulator.exchange import Request
 from s3nsync.emulator.faults import Fault, fault_from_json
-from s3nsync.emulator.http import BadRequest, Body, Cut, Head, Wire, render_head
+from s3nsync.emulator.http import BadRequest, Body, Cut, Head, Wire, binding, render_head
 
 _BODY_LIMIT_BYTES = 1024 * 1024
 
@@ -95,13 +95,15 @@ class Control:
         }
 
     async def start(self, host: str, port: int) -> None:
-        """Listen; raise OSError."""
+        """Listen; raise OSError that names host and port."""
         self._host = host
-        self._server = await asyncio.start_server(self._accept, host, port)
+        with binding(host, port):
+            self._server = await asyncio.start_server(self._accept, host, port)
 
     async def stop(self) -> None:
         """Close every connection and stop listening."""
-        assert self._server is not None
+        if self._server is None:
+            return
         self._server.close()
         for task, writer in self._open.items():
             writer.transport.abort()

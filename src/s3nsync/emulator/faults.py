@@ -119,11 +119,19 @@ class _Armed:
         self.seen = 0
         self.drawn = 0
 
+    @property
+    def used_up(self) -> bool:
+        """Whether it can strike no more."""
+        fault = self.fault
+        return (fault.times is not None and self.drawn >= fault.times) or (
+            fault.nth is not None and self.seen >= fault.nth
+        )
+
     def strikes(self, chance: random.Random) -> bool:
         fault = self.fault
-        self.seen += 1
-        if fault.times is not None and self.drawn >= fault.times:
+        if self.used_up:
             return False
+        self.seen += 1
         if fault.nth is not None and self.seen != fault.nth:
             return False
         if fault.every is not None and self.seen % fault.every:
@@ -146,8 +154,8 @@ class FaultPlan:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """The faults in force, oldest first."""
-        return tuple(armed.fault for armed in self._armed)
+        """The faults that can still strike, oldest first."""
+        return tuple(armed.fault for armed in self._armed if not armed.used_up)
 
     def add(self, fault: Fault) -> None:
         """Put `fault` in force."""

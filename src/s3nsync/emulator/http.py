@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
@@ -21,6 +22,7 @@ READ_BYTES = 256 * 1024
 LINGER_BYTES = 1024 * 1024
 LINGER_S = 2.0
 _CHUNK_LINE_LIMIT_BYTES = 1024
+_TLS_HANDSHAKE = b"\x16"  # content type of a TLS record that carries a ClientHello, RFC 8446 §5.1
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -94,6 +96,18 @@ def render_head(status: int, headers: Sequence[tuple[str, str]]) -> bytes:
     return f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{lines}\r\n".encode("latin-1")
 
 
+@contextlib.contextmanager
+def binding(host: str, port: int) -> Iterator[None]:
+    """Have an OSError of listening on `host` and `port` name both."""
+    try:
+        yield
+    except OSError as error:
+        # A failed look-up of the host has a negative number and a text of its own.
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror
+        raise OSError(number, f"cannot listen on {host}, port {port}: {reason}") from error
+
+
 class Wire:
     """One client connection: heads in, bytes out, and the ways to end it."""
 
@@ -103,9 +117,15 @@ class Wire:
         self._writer = writer
 
     async def read_head(self) -> Head | None:
-        """Return the next request's head, None when the client is done; raise BadRequest."""
+        """Return the next request's head, None when the client is done or speaks TLS; raise BadRequest."""
         try:
-            raw = await self.reader.readuntil(b"\r\n\r\n")
+            # A ClientHello has no blank line: it would be waited for as long as the client waits for its answer.
+            first = await self.reader.readexactly(1)
+            if first == _TLS_HANDSHAKE:
+                return None
+            if first == b"\r":
+                raise BadRequest("request line is missing")
+            raw = first + await self.reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, OSError):
             return None
         except asyncio.LimitOverrunError as error:

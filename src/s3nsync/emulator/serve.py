@@ -35,7 +35,7 @@ class Options:
     seed: int = 0
 
     def emulator(self) -> Emulator:
-        """Return the emulator these options describe; raise ValueError or OSError (ssl.SSLError too)."""
+        """Return the emulator these options describe; raise ValueError or OSError."""
         return Emulator(
             accounts={self.user: self.key},
             cpcodes=self.cpcodes,
@@ -70,5 +70,12 @@ async def serve(options: Options, *, ready: Callable[[Emulator], None]) -> None:
 
 def _tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    files = (certificate,) if key is None else (certificate, key)
+    for path in files:
+        path.open("rb").close()  # an error of ssl's does not name the file
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        names = " and ".join(map(str, files))
+        raise ValueError(f"{names}: no certificate with its private key, both as PEM") from error
     return context

@@ -18,12 +18,13 @@ from s3nsync.emulator.blobs import Blob, FolderBlobs, MemoryBlobs, read_all
 from s3nsync.emulator.control import Control
 from s3nsync.emulator.exchange import Exchange, Ledger, Request, World
 from s3nsync.emulator.faults import Fault, FaultPlan
-from s3nsync.emulator.http import HEAD_LIMIT_BYTES, READ_BYTES, BadRequest, Wire, render_head
+from s3nsync.emulator.http import HEAD_LIMIT_BYTES, READ_BYTES, BadRequest, Wire, binding, render_head
 from s3nsync.emulator.protocol import Gate, Personality
 from s3nsync.emulator.store import File, Tree
 
 _STREAM_LIMIT_BYTES = max(READ_BYTES, HEAD_LIMIT_BYTES)
 _START_TIMEOUT_S = 10.0
+LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,15 @@ class Emulator:
         plan = FaultPlan(seed)
         for fault in faults:
             plan.add(fault)
+        rules = Rules(Personality(personality), page_cap, quick_delete, seed)
+        known = frozenset(code.encode("ascii") for code in cpcodes)
         keys = {name: (key,) if isinstance(key, str) else tuple(key) for name, key in accounts.items()}
         self._world = World(
             tree=Tree(),
             blobs=MemoryBlobs(discard=discard) if folder is None else FolderBlobs(folder),
             gate=Gate(keys, clock_window_s, nonce_replay),
-            rules=Rules(Personality(personality), page_cap, quick_delete, seed),
-            cpcodes=frozenset(code.encode("ascii") for code in cpcodes),
+            rules=rules,
+            cpcodes=known,
             faults=plan,
             ledger=Ledger(),
             now_s=now_s,
@@ -92,11 +95,18 @@ class Emulator:
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, control_port: int | None = None) -> None:
-        """Listen on `host`; port 0 picks a free one, `control_port` None leaves the control API off. Raise OSError."""
+        """Listen on `host`; port 0 picks a free one, `control_port` None leaves the control API off.
+
+        Raises OSError that names host and port, ValueError for a number that is no port.
+        """
+        for number in (port, control_port or 0):
+            if not 0 <= number <= LAST_PORT:  # the system would take the lower 16 bits
+                raise ValueError(f"{number} is no port: 0 to {LAST_PORT}")
         self._host = host
-        self._server = await asyncio.start_server(
-            self._accept, host, port, ssl=self._tls, limit=_STREAM_LIMIT_BYTES, backlog=1024
-        )
+        with binding(host, port):
+            self._server = await asyncio.start_server(
+                self._accept, host, port, ssl=self._tls, limit=_STREAM_LIMIT_BYTES, backlog=1024
+            )
         if control_port is not None:
             self._control = Control(self)
             await self._control.start(host, control_port)
