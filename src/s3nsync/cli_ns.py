@@ -5,7 +5,7 @@ one by one; where both say something, it must be the same. NS_CA_FILE adds a pri
 NS_INSECURE_HTTP=1 speaks plain HTTP to loopback.
 
 Results go to stdout (with `--json` one JSON object a line), progress and complaints to stderr; exit codes are those of
-`ui`. The error types advise the worker, which tries again by itself; `by_hand` says what a person does instead.
+`ui`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
@@ -29,24 +28,19 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from s3nsync.by_hand import Access, advice, advise, check_path
 from s3nsync.errors import (
     ConfigError,
-    ConnectFailed,
-    ConnectionLost,
     S3nsyncError,
-    Stalled,
     TargetClock,
     TargetConflict,
     TargetCredentials,
     TargetMissing,
     TargetPrecondition,
     TargetRefused,
-    TargetUnavailable,
-    TlsRefused,
 )
 from s3nsync.figures import printable
 from s3nsync.netstorage import AtEnd, Entry, NetStorage, Usage, open_netstorage
-from s3nsync.netstorage.wire import request_target
 from s3nsync.ui import Ui
 
 CHUNK_BYTES = 256 << 10
@@ -71,7 +65,7 @@ RemotePath = Annotated[str, typer.Argument(metavar="PATH", help="/CPCODE/directo
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
-# --- settings and errors ---------------------------------------------------------------------------------------
+# --- running a verb ----------------------------------------------------------------------------------------------
 
 
 class Digest(Protocol):
@@ -85,53 +79,6 @@ class Digest(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Where NetStorage is and who we are there."""
-
-    hostname: str
-    user: str
-    key: str = field(repr=False)
-    ca_file: str | None = None
-    insecure_http: bool = False
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Access:
-        """Read the NS_ variables; ConfigError names all that are missing, or said twice in different ways."""
-        secret = _secret(environment.get("NS_SECRET", ""))
-        single = {name: value for name, value in environment.items() if value}
-        if different := [n for n, v in secret.items() if n.startswith("NS_") and single.get(n, v) != v]:
-            msg = f"NS_SECRET and {', '.join(different)}: say different things"
-            raise ConfigError(msg, hint="keep one or the other: unset NS_SECRET, or the single names")
-        known = secret | single
-        missing = [name for name in ("NS_HOSTNAME", "NS_USER", "NS_KEY") if name not in known]
-        if missing:
-            msg = f"no credentials for NetStorage: {', '.join(missing)} not set"
-            raise ConfigError(msg, hint="set NS_SECRET to JSON with NS_HOSTNAME, NS_USER and NS_KEY, or all three")
-        return cls(
-            known["NS_HOSTNAME"],
-            known["NS_USER"],
-            known["NS_KEY"],
-            known.get("NS_CA_FILE"),
-            known.get("NS_INSECURE_HTTP") == "1",
-        )
-
-
-def _secret(text: str) -> dict[str, str]:
-    """Read NS_SECRET; nothing of it is ever quoted in an error."""
-    if not text:
-        return {}
-    try:
-        fields: object = json.loads(text)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
-        raise ConfigError(
-            "NS_SECRET is not a JSON object of strings", hint='{"NS_HOSTNAME": …, "NS_USER": …, "NS_KEY": …}'
-        )
-    return fields
-
-
 def _ui(*, as_json: bool = False) -> Ui:
     return Ui(as_json=as_json, debug=bool(os.environ.get("S3NSYNC_DEBUG")))
 
@@ -141,7 +88,7 @@ def _run(work: Callable[[NetStorage], Awaitable[None]], *paths: str, as_json: bo
 
     async def main() -> None:
         for path in paths:
-            _check_path(path)
+            check_path(path)
         access = Access.from_environment(os.environ)
         async with open_netstorage(
             access.hostname, access.user, access.key, ca_file=access.ca_file, insecure_http=access.insecure_http
@@ -149,59 +96,11 @@ def _run(work: Callable[[NetStorage], Awaitable[None]], *paths: str, as_json: bo
             try:
                 await work(netstorage)
             except S3nsyncError as error:
-                by_hand(error)
+                advise(error)
                 raise
 
     if code := _ui(as_json=as_json).run(lambda: asyncio.run(main())):
         raise typer.Exit(code)
-
-
-def _check_path(path: str) -> None:
-    """Refuse what cannot be a path before anything is sent: ConfigError, for it is wrong usage."""
-    if not path.startswith("/"):
-        like = f": /{path}" if path[:1].isdigit() else ", such as /123456/directory/file"
-        raise ConfigError(f"{path!r} is no NetStorage path", hint=f"a path begins with / and the CP code{like}")
-    if not path.strip("/"):
-        raise ConfigError(f"{path!r} names no CP code", hint="begin with a CP code of your account: /123456")
-    try:
-        request_target(path)
-    except TargetRefused as error:
-        raise ConfigError(error.message, hint="write the path out, without . and .. in it") from None
-
-
-# --- advice ----------------------------------------------------------------------------------------------------
-
-_MAY_BE_STORED = "run it again; what was sent may have been stored"
-_ADVICE: Mapping[type[S3nsyncError], str] = {
-    TlsRefused: "check NS_HOSTNAME; for a private certificate authority set NS_CA_FILE to its PEM file",
-    ConnectFailed: "check NS_HOSTNAME, and that this machine may connect to it",
-    ConnectionLost: "run it again; if it goes on, check the network path to the host",
-    Stalled: "run it again; if it goes on, check the network path to the host",
-    TargetClock: "set this machine's clock (NTP), then run it again",
-    TargetConflict: "a file is in the place of a directory, or the other way round: `ls` shows which",
-    TargetPrecondition: "it changed while it was sent, or was damaged on its way: run it again",
-    TargetUnavailable: "wait a little and run it again; after a 429 with fewer --jobs",
-}
-"""What a person does about an error whose own advice is meant for the worker."""
-
-
-def by_hand(error: S3nsyncError) -> None:
-    """Put advice for a person in place of a type's own; advice for its special case stays."""
-    if error.ambiguous:
-        error.hint = _MAY_BE_STORED
-    elif error.hint == error.default_hint:
-        error.hint = _ADVICE.get(type(error), error.hint)
-
-
-@contextlib.contextmanager
-def _advice(kind: type[S3nsyncError], hint: str) -> Iterator[None]:
-    """Advise on errors of this kind within the block, unless they know better."""
-    try:
-        yield
-    except kind as error:
-        if error.hint == error.default_hint:
-            error.hint = hint
-        raise
 
 
 # --- output ----------------------------------------------------------------------------------------------------
@@ -269,7 +168,7 @@ def ls(path: RemotePath, *, as_json: AsJson = False) -> None:
 
 async def _children(netstorage: NetStorage, path: str) -> AsyncIterator[Entry]:
     try:
-        with _advice(TargetMissing, _NO_DIRECTORY):
+        with advice(TargetMissing, _NO_DIRECTORY):
             async for entry in netstorage.dir(path):
                 yield entry
     except (TargetConflict, TargetMissing):
@@ -289,7 +188,7 @@ def tree(
     """Show everything below a directory."""
 
     async def work(netstorage: NetStorage) -> None:
-        with _advice(TargetMissing, _NO_DIRECTORY):
+        with advice(TargetMissing, _NO_DIRECTORY):
             async for level, entry in _descend(netstorage, path, depth):
                 if as_json:
                     _print_entry_json(entry)
@@ -355,7 +254,7 @@ def du(path: RemotePath, *, as_json: AsJson = False) -> None:
 async def _usage(netstorage: NetStorage, path: str) -> Usage:
     """Add up a directory, or take the size of a file; TargetMissing if there is neither."""
     try:
-        with _advice(TargetMissing, _NO_DIRECTORY):
+        with advice(TargetMissing, _NO_DIRECTORY):
             return await netstorage.du(path)
     except (TargetConflict, TargetMissing):
         entry = await netstorage.stat(path)
@@ -613,7 +512,7 @@ def rm(
 
     async def work(netstorage: NetStorage) -> None:
         if quick:
-            with _advice(TargetCredentials, _NOT_ENABLED):
+            with advice(TargetCredentials, _NOT_ENABLED):
                 await netstorage.quick_delete(path, confirm=confirm)
         elif recursive:
             await _check_removal(netstorage, path, agreed=yes)
@@ -722,7 +621,7 @@ def mv(
             hint = "rename stays within one CP code: `get` the file, `put` it there, then `rm` it here"
             raise ConfigError(f"mv {source} {destination}: to another CP code", hint=hint)
         name = source.rpartition("/")[2] if destination.endswith("/") else ""
-        with _advice(TargetConflict, "there is something at TO already: `rm` it first, or choose another name"):
+        with advice(TargetConflict, "there is something at TO already: `rm` it first, or choose another name"):
             await netstorage.rename(source, destination + name)
 
     _run(work, source, destination)
@@ -744,7 +643,7 @@ async def _each(items: AsyncIterator[T], work: Callable[[T], Awaitable[None]], j
         try:
             await work(item)
         except S3nsyncError as error:
-            by_hand(error)
+            advise(error)
             failed.append(error)
             _ui().fail(error)
         except OSError as error:

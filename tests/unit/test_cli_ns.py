@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from s3nsync.cli_ns import Access, _chunks, app, by_hand
+from s3nsync.by_hand import Access, advise
+from s3nsync.cli_ns import _chunks, app
 from s3nsync.emulator import Emulator, Fault, running
 from s3nsync.errors import (
     ConfigError,
@@ -579,7 +580,7 @@ def test_put_to_no_file_name_is_wrong_usage(ns: Shell, local_file: Path) -> None
 )
 def test_advice_is_for_a_person(error: S3nsyncError, hint: str) -> None:
     """Nothing is tried again by itself here, and there is no S3 and no max_in_flight."""
-    by_hand(error)
+    advise(error)
     assert hint in error.hint
     assert not any(word in error.hint for word in ("by itself", "S3", "max_in_flight", "object is read"))
 
