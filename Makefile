@@ -13,12 +13,13 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 UV_COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header
 ARGS ?=
+SEEDS ?= 1000
 # Debian keeps nginx where only root's PATH looks.
 export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test pythons interop image-test terraform-test terraform-apply-test bench ci fix docs lambda lock clean
+.PHONY: help demo dev check test pythons interop image-test terraform-test terraform-apply-test bench soak ci fix docs lambda lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +63,9 @@ terraform-apply-test: .venv-moto/.ready ## the Terraform root, applied to a stan
 bench: $(READY) ## CPU seconds for 1,000 objects: make bench ARGS=--quick only shows that it runs
 	@command -v nginx >/dev/null || $(MAKE) --no-print-directory .install-nginx
 	$(BIN)/python bench/data_path.py $(ARGS)
+
+soak: $(READY) ## hostile schedules on the real engine and worker in a simulated world: make soak SEEDS=10000
+	@$(BIN)/python tests/sim/soak.py --seeds $(SEEDS) $(ARGS)
 
 pythons: ## the tests without ministack on every other supported Python that is found
 	@set -e; for version in 3.11 3.12 3.13; do \
