@@ -2,6 +2,7 @@
 
 Each mutant is an edit to a temporary copy of the source. The simulation plays seeds against it until a promise breaks;
 a mutant that survives all of them shows a hole in the simulation, or that its rule is only a second line of defence.
+Rule 8 (what may still land comes back after the grace) is such a second line: rule 4 alone keeps its promises.
 """
 
 from __future__ import annotations
@@ -112,6 +113,20 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
             'return Verdict("bury", check=check, reason=outcome.reason, hint=outcome.hint)',
             'return Verdict("bury", reason=outcome.reason, hint=outcome.hint)',
         ),
+    ),
+    "an absent object is deleted by its event": (
+        Edit(
+            "engine.py",
+            "        opened = await self.source.open(change.ref)\n        if isinstance",
+            "        opened = await self.source.open(change.ref)\n"
+            '        if change.kind == "delete":\n            opened = Gone("no-such-key")\n        if isinstance',
+        ),
+    ),
+    "a refused extension is taken for a good one": (
+        Edit("worker.py", "if lease.delivery.receipt in lost:", "if False:"),
+    ),
+    "a server's fault is taken for success": (
+        Edit("netstorage/calls.py", "return 200 <= answer.status < 300", "return answer.status not in {403, 404}"),
     ),
     "older sequencers are skipped": (
         Edit(

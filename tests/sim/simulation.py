@@ -6,6 +6,11 @@ A plan is data: what happens in S3 and when, which calls meet which fault. `draw
 What is watched (docs/design.md, "What is promised"): G2, G3, G5, G6 and rule 1 at each write and ack, the debt
 ledger at each ack, G8's gauges at each report; and when S3 is quiet and no fault strikes any more, that everything
 comes to rest with NetStorage equal to S3 (G1, G4) and every message accounted for (G7).
+
+Not modelled: the bytes on the wire (HTTP, TLS, SQS's JSON), S3's answers as HTTP, several routes and accounts, folder
+markers, archived objects, events that are lost, messages of other shapes than our own, native redrives, SQS losing
+what it accepted, NetStorage's replicas disagreeing for longer than the grace, and failures so long that messages are
+buried for them. Other tests meet these, or none can.
 """
 
 from __future__ import annotations
