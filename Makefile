@@ -19,7 +19,7 @@ export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test pythons interop image-test terraform-test terraform-apply-test bench soak ci fix docs lambda lock clean
+.PHONY: help demo dev check test pythons interop image-test terraform-test terraform-apply-test bench soak mutants ci fix docs lambda lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench: $(READY) ## CPU seconds for 1,000 objects: make bench ARGS=--quick only s
 
 soak: $(READY) ## hostile schedules on the real engine and worker in a simulated world: make soak SEEDS=10000
 	@$(BIN)/python tests/sim/soak.py --seeds $(SEEDS) $(ARGS)
+
+mutants: $(READY) ## plant bugs in a copy of the source, and see the simulation find each of them
+	@$(BIN)/python tests/sim/mutants.py --seeds 800 $(ARGS)
 
 pythons: ## the tests without ministack on every other supported Python that is found
 	@set -e; for version in 3.11 3.12 3.13; do \
