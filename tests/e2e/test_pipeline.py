@@ -60,7 +60,7 @@ def scene() -> Iterator[Stage]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        _until(lambda: bool(ready or failed), 60)
+        _until(lambda: bool(ready or failed))
         if failed:
             raise failed[0]
         yield ready[0]
@@ -69,7 +69,7 @@ def scene() -> Iterator[Stage]:
         thread.join(30)
 
 
-def _until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
+def _until(holds: Callable[[], bool], within_s: float = 90.0) -> None:
     deadline_s = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline_s, "it did not happen in time"
@@ -198,8 +198,8 @@ def test_a_worker_killed_at_any_moment_loses_nothing(scene: Stage, tmp_path: Pat
             process.popen.kill()
     scene.emulator.clear_faults()
     with worker(scene, tmp_path):
-        _until(lambda: _has(scene, *keys), 60)
-        _until(lambda: not any(_depth(scene, name) for name in ("live", "check")), 60)
+        _until(lambda: _has(scene, *keys))
+        _until(lambda: not any(_depth(scene, name) for name in ("live", "check")))
     assert differing(scene) == []
 
 
@@ -216,7 +216,7 @@ def test_a_drain_gives_back_what_cannot_finish(scene: Stage, tmp_path: Path) -> 
     assert [each["verb"] for each in process.changes() if each["key"] == "hang.bin"] == ["retry"]
     scene.emulator.clear_faults()
     with worker(scene, tmp_path):
-        _until(lambda: _has(scene, "hang.bin"), 40)
+        _until(lambda: _has(scene, "hang.bin"))
 
 
 def test_an_outage_of_netstorage_rests_the_route_and_buries_nothing(scene: Stage, tmp_path: Path) -> None:
@@ -227,11 +227,12 @@ def test_an_outage_of_netstorage_rests_the_route_and_buries_nothing(scene: Stage
         _put(scene, key)
     with worker(scene, tmp_path) as process:
         _until(lambda: "the route rests" in process.text)
+        time.sleep(1)  # what was under way when it stopped may still be refused
         refused = scene.emulator.injected()["status"]
         time.sleep(3)
-        assert scene.emulator.injected()["status"] - refused < 20
+        assert scene.emulator.injected()["status"] - refused <= 2, "a resting route is asked by one key at a time"
         scene.emulator.clear_faults()
-        _until(lambda: _has(scene, *keys), 60)
+        _until(lambda: _has(scene, *keys))
     assert "the route goes again" in process.text
     assert not [each for each in process.changes() if each["verb"] == "bury"]
 
