@@ -20,9 +20,6 @@ from s3nsync.events import Burial, decode, decode_burial
 from s3nsync.model import Change, Delivery
 from s3nsync.queues import Queue
 
-LEASE_S = 300.0
-"""How long a sweep may keep an entry to itself; a longer sweep meets its first entries again, and stops there."""
-
 NO_REASON = "no reason recorded: SQS moved it here after too many receives, so it may be a message that kills workers"
 
 

@@ -7,7 +7,7 @@ it, the Lambda's zip included. The words are those of docs/design.md:
     Change      "something may have changed at this ref": a hint, never the truth
     Route       which keys go where, and by which policies
     Delivery    one queue message in our hands
-    Outcome     what replicating one key came to; `settlement` says what that does to its messages
+    Outcome     what replicating one key came to; `settlement.settle` says what that does to its messages
     Report      one settled Change, for log, metrics and screen
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 Kind = Literal["put", "delete", "check"]
 """What the event said happened. `check` is of our own making: look at the key again, it pays a debt."""
@@ -142,10 +142,6 @@ class Gone:
 # --- outcomes --------------------------------------------------------------------------------------------------
 
 
-Settlement = Literal["ack", "retry", "bury"]
-"""What an outcome does to its messages."""
-
-
 @dataclass(frozen=True, slots=True)
 class Copied:
     """The object's bytes are on NetStorage and proven; `proof` names the digest that NetStorage checked.
@@ -157,7 +153,6 @@ class Copied:
     size_bytes: int
     proof: str
     notes: tuple[str, ...] = ()
-    settlement: ClassVar[Settlement] = "ack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +161,6 @@ class Deleted:
 
     path: str
     existed: bool
-    settlement: ClassVar[Settlement] = "ack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +168,6 @@ class Unchanged:
     """A stat made in this very attempt showed what we would have written: nothing was sent."""
 
     path: str
-    settlement: ClassVar[Settlement] = "ack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +180,6 @@ class Ignored:
 
     reason: str
     set_aside: bool = False
-    settlement: ClassVar[Settlement] = "ack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +194,6 @@ class Retry:
     after_s: float = 0.0
     failed: bool = True
     outage: bool = False
-    settlement: ClassVar[Settlement] = "retry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +202,6 @@ class Rejected:
 
     reason: str
     hint: str = ""
-    settlement: ClassVar[Settlement] = "bury"
 
 
 Outcome = Copied | Deleted | Unchanged | Ignored | Retry | Rejected
