@@ -1,7 +1,8 @@
 """One simulated run: a plan drawn from a seed, the real worker in a hostile world, and the promises held against it.
 
-A plan is data: what happens in S3 and when, which calls meet which fault. `draw` makes one from a seed, `run` plays it,
-`shrink` drops what a failing one does not need. The same plan always plays the same way.
+A plan is data (`sim.plan`): what happens in S3 and when, which calls meet which fault. `run` plays it, and the same plan
+always plays the same way; `sim.story` makes a failing one short. The models stand where S3's GETs, NetStorage's HTTP and
+SQS's calls would leave the machine; the engine, the worker, its gate and brake and the NetStorage client are the real ones.
 
 What is watched (docs/design.md, "What is promised"): G2, G3, G5, G6 and rule 1 at each write and ack, the debt
 ledger at each ack, G8's gauges at each report; and when S3 is quiet and no fault strikes any more, that everything
@@ -29,144 +30,18 @@ from s3nsync.model import Change, ObjectRef, Report
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Backoff, Breaker, ByteBudget, DeleteBrake
 from s3nsync.worker import Limits, Worker
+from sim.facts import BUFFER_BYTES, GRACE_S, LEASE_S, ROUTE, UNIX_S, path_of, show
 from sim.loop import HOST, Deadlock, Host, SimLoop
+from sim.model_netstorage import Flight, NetStorageModel, SimHttp, data_of
+from sim.model_s3 import S3, SimSource
+from sim.network import Net
+from sim.plan import Op, Plan
+from sim.queues import Queues, SimQueue
 from sim.sqs import FifoQueue, Message
-from sim.world import (
-    BUFFER_BYTES,
-    GRACE_S,
-    LEASE_S,
-    ROUTE,
-    S3,
-    UNIX_S,
-    Fault,
-    Flight,
-    Look,
-    Net,
-    NetStorageModel,
-    Queues,
-    SimHttp,
-    SimQueue,
-    SimSource,
-    Watch,
-    data_of,
-    path_of,
-    show,
-)
+from sim.watch import Look, Watch
 
 REST_WITHIN_S = 6000.0
 """How long everything may take to come to rest after the last change: rests, back-offs and chains of Checks."""
-
-_MOMENTS = [f"{verb} {moment}" for verb in ("die", "freeze", "freeze clock") for moment in ("before", "sent", "done")]
-_WRITE = ["refused", "lost", "dropped", "late", "late", "late, hangs", "busy 502", "busy 503", "hangs", "unreachable"]
-_CALL = ["refused", "lost", "dropped"]
-MENU: dict[str, list[str]] = {
-    "s3.open": [*_MOMENTS, *_CALL, "forbidden", "no bucket"],
-    "s3.head": [*_MOMENTS, *_CALL, "forbidden"],
-    "s3.chunk": [*_MOMENTS, "dropped"],
-    "ns.upload": [*_MOMENTS, *_WRITE, *_WRITE, "altered", "altered"],
-    "ns.delete": [*_MOMENTS, *_WRITE, *_WRITE],
-    "ns.stat": [*_MOMENTS, *_CALL],
-    "q.receive live": [*_MOMENTS, *_CALL],
-    "q.receive bulk": [*_MOMENTS, *_CALL],
-    "q.receive check": [*_MOMENTS, *_CALL],
-    "q.ack": [*_MOMENTS, *_CALL],
-    "q.retry": [*_MOMENTS, *_CALL],
-    "q.extend": [*_MOMENTS, *_CALL],
-    "q.bury": [*_MOMENTS, *_CALL],
-    "q.send check": [*_MOMENTS, *_CALL],
-}
-"""What may strike where."""
-
-_OFTEN = [*MENU, *["ns.upload", "ns.delete", "s3.open", "s3.head", "q.ack", "q.send check"] * 4]
-
-
-@dataclass(frozen=True, slots=True)
-class Theme:
-    """What a seed tends to: kinds of operations, their pace, where faults strike and of which kind."""
-
-    ops: tuple[int, int, int, int, int] = (6, 4, 2, 1, 1)
-    pace_s: tuple[float, ...] = (0.05, 0.5, 5.0, 30.0)
-    points: tuple[str, ...] = ()
-    faults: tuple[str, ...] = ("",)
-    workers: tuple[int, ...] = (1, 2, 2, 3)
-    late_s: tuple[float, ...] = (0.5, 0.5, 5.0, 400.0)
-    sleep_s: tuple[tuple[float, float], ...] = ((0, 5), (5, GRACE_S), (LEASE_S, 2.5 * LEASE_S))
-
-
-THEMES = (
-    Theme(),
-    Theme(),
-    # writes that land late, and what happens to their senders meanwhile
-    Theme(pace_s=(0.5, 5.0), points=("ns.upload", "ns.delete"), faults=("late", "busy", "die sent")),
-    # workers that sleep through their leases with something in hand
-    Theme(
-        pace_s=(5.0, 30.0),
-        points=("s3.open", "ns.upload", "ns.delete", "q.receive live", "q.ack"),
-        faults=("freeze",),
-    ),
-    # the same, each for so long that what others have left behind for them is over, and perhaps dead afterwards
-    Theme(
-        ops=(6, 4, 0, 0, 0),
-        pace_s=(30.0, 60.0),
-        points=("s3.open", "s3.open", "ns.upload", "ns.delete"),
-        faults=("freeze clock done", "freeze clock before"),
-        workers=(2, 3),
-        late_s=(0.5,),
-        sleep_s=((LEASE_S + GRACE_S, 3 * LEASE_S),),
-    ),
-    Theme(
-        ops=(6, 4, 0, 0, 0),
-        pace_s=(30.0, 60.0),
-        points=("s3.open", "s3.open", "ns.upload", "ns.delete"),
-        faults=("freeze done", "freeze before", "die sent", "die done"),
-        workers=(2, 3),
-        late_s=(0.5,),
-        sleep_s=((LEASE_S + GRACE_S, 3 * LEASE_S),),
-    ),
-    # bulk beside live
-    Theme(ops=(6, 4, 8, 1, 0), pace_s=(0.05, 0.5), points=("s3.open", "ns.upload", "ns.delete"), faults=("freeze",)),
-    # keys that are refused after something was sent
-    Theme(
-        ops=(8, 2, 1, 0, 4),
-        pace_s=(5.0, 30.0),
-        points=("s3.open", "ns.upload"),
-        faults=("forbidden", "busy"),
-        late_s=(0.5,),
-        sleep_s=((20.0, GRACE_S),),
-    ),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Op:
-    """Something that happens at a time: in S3, or to the workers. Its event comes after each of `events_s`."""
-
-    at_s: float
-    what: Literal["put", "delete", "bulk", "retry", "restart"]
-    key: str = ""
-    data: bytes = b""
-    events_s: tuple[float, ...] = ()
-
-    def __str__(self) -> str:
-        """Tell it in a line of the story."""
-        events = f", events after {' and '.join(f'{each:.1f} s' for each in self.events_s)}" if self.events_s else ""
-        what = f"put of {show(self.data)}" if self.what == "put" else self.what
-        return f"{self.at_s:9.3f}  {what} {self.key}{events}"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All that a run depends on."""
-
-    seed: int
-    workers: int
-    slots: int
-    shuffle: bool
-    lag_s: float
-    slow: float
-    wall_is_right: bool
-    ops: tuple[Op, ...]
-    faults: tuple[Fault, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,67 +56,6 @@ class Result:
 
 
 # --- the plan --------------------------------------------------------------------------------------------------
-
-
-def draw(seed: int) -> Plan:
-    """Make a plan from a seed; every twelfth has no fault."""
-    rng = random.Random(seed)
-    theme = rng.choice(THEMES)
-    keys = rng.sample(["a", "b", "kms"], rng.choice([1, 1, 1, 2]))
-    pace_s = rng.choice(theme.pace_s)
-    at_s = 0.5
-    ops = []
-    late_s = rng.choice(theme.late_s)
-    for _ in range(rng.choice([rng.randint(2, 5), rng.randint(2, 8), rng.randint(3, 14)])):
-        ops.append(_draw_op(rng, theme, at_s, rng.choice(keys), late_s))
-        at_s += rng.expovariate(1.0 / rng.choice([0.05, pace_s, pace_s]))
-    faults = [] if seed % 12 == 0 else [_draw_fault(rng, theme) for _ in range(rng.randint(1, 7))]
-    return Plan(
-        seed=seed,
-        workers=rng.choice(theme.workers),
-        slots=rng.choice([3, 8, 32]),
-        shuffle=rng.random() < 0.5,
-        lag_s=rng.choice([0.0, 0.5, 10.0]),
-        slow=rng.choice([0.1, 0.1, 0.5]),
-        wall_is_right=rng.random() < 0.5,
-        ops=tuple(ops),
-        faults=tuple({(each.point, each.nth): each for each in faults}.values()),
-    )
-
-
-def _draw_op(rng: random.Random, theme: Theme, at_s: float, key: str, late_s: float) -> Op:
-    what = rng.choices(["put", "delete", "bulk", "restart", "retry"], theme.ops)[0]
-    if what == "restart":
-        return Op(at_s, "restart")
-    if what == "retry":
-        return Op(at_s, "retry")
-    if what == "bulk":
-        return Op(at_s, "bulk", key)
-    events_s = [_draw_delay_s(rng, late_s) for _ in range(rng.choice([1, 1, 1, 1, 2]))]
-    if what == "delete":
-        return Op(at_s, "delete", key, b"", tuple(events_s))
-    data = rng.choice([b"A", b"B"]) * rng.choice([3, 3, 3, 12, 30])
-    return Op(at_s, "put", key, data, tuple(events_s))
-
-
-def _draw_delay_s(rng: random.Random, late_s: float) -> float:
-    """Draw how long an event takes: mostly it comes at once, in some seeds much later and out of order."""
-    return rng.choice([0.01, 0.2, 0.2, rng.uniform(0, late_s)])
-
-
-def _draw_fault(rng: random.Random, theme: Theme) -> Fault:
-    point = rng.choice(theme.points if theme.points and rng.random() < 0.8 else _OFTEN)
-    menu = [each for each in MENU[point] if each.startswith(theme.faults)] if rng.random() < 0.8 else []
-    what = rng.choice(menu or MENU[point])
-    nth = 1 + int(rng.expovariate(0.4))
-    if what.startswith(("freeze", "late", "busy")):
-        for_s = rng.uniform(*rng.choice(theme.sleep_s))
-    else:
-        for_s = rng.uniform(0.0, 10.0)
-    return Fault(point, nth, what, for_s)
-
-
-# --- the run ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -549,59 +363,3 @@ def _is_at_work(look: Look) -> bool:
 def run(plan: Plan) -> Result:
     """Play a plan."""
     return Stage(plan).play()
-
-
-# --- shrinking -------------------------------------------------------------------------------------------------
-
-
-def shrink(result: Result, tries: int = 400) -> Result:
-    """Drop workers, operations and faults for as long as the same promise stays broken."""
-    rule = result.violations[0].partition(":")[0]
-    best = result
-    again = True
-    while again and tries > 0:
-        again = False
-        for smaller in _smaller(best.plan):
-            tries -= 1
-            found = run(smaller)
-            if any(each.startswith(rule) for each in found.violations):
-                best, again = found, True
-                break
-            if tries <= 0:
-                break
-    return best
-
-
-def _smaller(plan: Plan) -> list[Plan]:
-    """List the plans that lack one thing of this one; where a call falls away, a fault may have to strike earlier."""
-    plans = [replace(plan, faults=plan.faults[:n] + plan.faults[n + 1 :]) for n in range(len(plan.faults))]
-    fewer = [plan.ops[:n] + plan.ops[n + 1 :] for n in range(len(plan.ops))]
-    plans += [replace(plan, ops=ops) for ops in fewer]
-    if plan.workers > 1:
-        plans.append(replace(plan, workers=plan.workers - 1))
-    plans += [replace(plan, ops=ops, faults=faults) for ops in fewer for faults in _earlier(plan.faults)]
-    if plan.lag_s:
-        plans.append(replace(plan, lag_s=0.0))
-    if plan.shuffle:
-        plans.append(replace(plan, shuffle=False))
-    for n, op in enumerate(plan.ops):
-        if len(op.events_s) > 1:
-            plans.append(replace(plan, ops=(*plan.ops[:n], replace(op, events_s=op.events_s[:1]), *plan.ops[n + 1 :])))
-    return plans
-
-
-def _earlier(faults: tuple[Fault, ...]) -> list[tuple[Fault, ...]]:
-    """List these faults with one of them a call or two earlier."""
-    return [
-        (*faults[:n], replace(fault, nth=fault.nth - by), *faults[n + 1 :])
-        for n, fault in enumerate(faults)
-        for by in (1, 2)
-        if fault.nth > by
-    ]
-
-
-def tell(result: Result) -> str:
-    """Give the story of a run that broke a promise."""
-    plan = result.plan
-    head = f"seed {plan.seed}: {plan.workers} workers, {len(plan.ops)} operations, {len(plan.faults)} faults"
-    return "\n".join([head, *map(str, plan.ops), *map(str, plan.faults), *result.story, *result.violations])

@@ -17,7 +17,9 @@ import structlog
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from sim.simulation import Result, draw, run, shrink, tell
+from sim.plan import draw
+from sim.simulation import Result, run
+from sim.story import shrink, tell
 
 
 def main() -> int:

@@ -9,7 +9,7 @@
     delay        the queue's own, for each message from its sending; there is none by message
     limits       12 hours from a receive; so many messages out at once; after so many receives the dead-letter queue
 
-All methods are immediate and take the time as an argument; `sim.world` puts a network in front. Sources: Amazon SQS
+All methods are immediate and take the time as an argument; `sim.queues` puts a network in front. Sources: Amazon SQS
 Developer Guide ("FIFO queue delivery logic", "exactly-once processing", "visibility timeout", "dead-letter queues") and
 API reference.
 """

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from sim.simulation import MENU, Result, draw, run, shrink, tell
+from sim.plan import MENU, draw
+from sim.simulation import Result, run
+from sim.story import shrink, tell
 
 SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else list(range(1, 301))
 
