@@ -10,10 +10,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,10 +24,10 @@ from s3nsync.dev import BUCKET, CPCODE, DIRECTORY, Stage, find_ministack, stage
 from s3nsync.emulator import Fault
 from s3nsync.errors import ConfigError
 from s3nsync.events import decode_burial
+from worker_process import S3NSYNC, Process, until
 
 pytestmark = pytest.mark.slow
 
-S3NSYNC = (sys.executable, "-m", "s3nsync")
 ROOT = f"/{CPCODE}/{DIRECTORY}/"
 
 
@@ -60,65 +59,13 @@ def scene() -> Iterator[Stage]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        _until(lambda: bool(ready or failed))
+        until(lambda: bool(ready or failed))
         if failed:
             raise failed[0]
         yield ready[0]
     finally:
         stop.set()
         thread.join(30)
-
-
-def _until(holds: Callable[[], bool], within_s: float = 90.0) -> None:
-    deadline_s = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.05)
-
-
-class Process:
-    """A running `s3nsync`, its log collected as it comes."""
-
-    def __init__(self, verb: str, env: Mapping[str, str], cwd: Path) -> None:
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "NS_", "S3NSYNC"))
-        }
-        self.popen = subprocess.Popen(
-            [*S3NSYNC, *verb.split()],
-            env={**inherited, **env},
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.log: list[str] = []
-        self.out: list[str] = []
-        assert self.popen.stderr is not None
-        assert self.popen.stdout is not None
-        self._readers = [
-            threading.Thread(target=self.log.extend, args=(self.popen.stderr,)),
-            threading.Thread(target=self.out.extend, args=(self.popen.stdout,)),
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def wait(self, within_s: float = 40.0) -> int:
-        code = self.popen.wait(within_s)
-        for reader in self._readers:
-            reader.join(5)
-        for pipe in (self.popen.stdout, self.popen.stderr):
-            assert pipe is not None
-            pipe.close()
-        return code
-
-    @property
-    def text(self) -> str:
-        return "".join(self.log)
-
-    def changes(self) -> list[dict[str, object]]:
-        lines = [json.loads(line) for line in list(self.log) if line.startswith("{")]
-        return [line for line in lines if line.get("event") == "change"]
 
 
 @contextmanager
@@ -172,12 +119,12 @@ def test_put_overwrite_and_delete_arrive_and_sigterm_leaves_cleanly(scene: Stage
     """The whole path, and exit code 0 after SIGTERM."""
     with worker(scene, tmp_path) as process:
         _put(scene, "life/a b+c.txt", b"one")
-        _until(lambda: _has(scene, "life/a b+c.txt"))
+        until(lambda: _has(scene, "life/a b+c.txt"))
         _put(scene, "life/a b+c.txt", b"two two")
-        _until(lambda: scene.emulator.snapshot()[ROOT + "life/a b+c.txt"].read() == b"two two")
+        until(lambda: scene.emulator.snapshot()[ROOT + "life/a b+c.txt"].read() == b"two two")
         scene.aws.s3.delete_object(Bucket=BUCKET, Key="life/a b+c.txt")
-        _until(lambda: not _has(scene, "life/a b+c.txt"))
-        _until(lambda: len(process.changes()) >= 3)
+        until(lambda: not _has(scene, "life/a b+c.txt"))
+        until(lambda: len(process.changes()) >= 3)
         process.popen.send_signal(signal.SIGTERM)
         assert process.wait() == 0
     assert [each["outcome"] for each in process.changes()] == ["copied", "copied", "deleted"]
@@ -194,12 +141,12 @@ def test_a_worker_killed_at_any_moment_loses_nothing(scene: Stage, tmp_path: Pat
     for _ in range(3):
         before = len([path for path in scene.emulator.snapshot() if "/kill/" in path])
         with worker(scene, tmp_path, S3NSYNC_WORKER_MAX_IN_FLIGHT="4") as process:
-            _until(lambda before=before: len([p for p in scene.emulator.snapshot() if "/kill/" in p]) >= before + 3)  # type: ignore[misc]
+            until(lambda before=before: len([p for p in scene.emulator.snapshot() if "/kill/" in p]) >= before + 3)  # type: ignore[misc]
             process.popen.kill()
     scene.emulator.clear_faults()
     with worker(scene, tmp_path):
-        _until(lambda: _has(scene, *keys))
-        _until(lambda: not any(_depth(scene, name) for name in ("live", "check")))
+        until(lambda: _has(scene, *keys))
+        until(lambda: not any(_depth(scene, name) for name in ("live", "check")))
     assert differing(scene) == []
 
 
@@ -208,7 +155,7 @@ def test_a_drain_gives_back_what_cannot_finish(scene: Stage, tmp_path: Path) -> 
     scene.emulator.inject(Fault(kind="stall", action="upload", path="*/hang.bin", times=1))
     _put(scene, "hang.bin", b"hello")
     with worker(scene, tmp_path, S3NSYNC_WORKER_DRAIN_S="1") as process:
-        _until(lambda: scene.emulator.injected().get("stall", 0) > 0)
+        until(lambda: scene.emulator.injected().get("stall", 0) > 0)
         started_s = time.monotonic()
         process.popen.send_signal(signal.SIGTERM)
         assert process.wait() == 0
@@ -216,7 +163,7 @@ def test_a_drain_gives_back_what_cannot_finish(scene: Stage, tmp_path: Path) -> 
     assert [each["verb"] for each in process.changes() if each["key"] == "hang.bin"] == ["retry"]
     scene.emulator.clear_faults()
     with worker(scene, tmp_path):
-        _until(lambda: _has(scene, "hang.bin"))
+        until(lambda: _has(scene, "hang.bin"))
 
 
 def test_an_outage_of_netstorage_rests_the_route_and_buries_nothing(scene: Stage, tmp_path: Path) -> None:
@@ -226,13 +173,13 @@ def test_an_outage_of_netstorage_rests_the_route_and_buries_nothing(scene: Stage
     for key in keys:
         _put(scene, key)
     with worker(scene, tmp_path) as process:
-        _until(lambda: "the route rests" in process.text)
+        until(lambda: "the route rests" in process.text)
         time.sleep(1)  # what was under way when it stopped may still be refused
         refused = scene.emulator.injected()["status"]
         time.sleep(3)
         assert scene.emulator.injected()["status"] - refused <= 2, "a resting route is asked by one key at a time"
         scene.emulator.clear_faults()
-        _until(lambda: _has(scene, *keys))
+        until(lambda: _has(scene, *keys))
     assert "the route goes again" in process.text
     assert not [each for each in process.changes() if each["verb"] == "bury"]
 
@@ -244,7 +191,7 @@ def test_a_clock_off_by_two_minutes_is_learned_with_one_warning(scene: Stage, tm
         with worker(scene, tmp_path) as process:
             for number in range(5):
                 _put(scene, f"clock/{number}")
-            _until(lambda: _has(scene, *(f"clock/{number}" for number in range(5))))
+            until(lambda: _has(scene, *(f"clock/{number}" for number in range(5))))
     finally:
         scene.emulator.clear_faults()
     assert process.text.count("clock is off") == 1
@@ -260,8 +207,8 @@ def test_what_cannot_be_replicated_is_buried_or_set_aside_and_the_rest_goes_on(s
     _put(scene, "cold.bin", b"frozen", StorageClass="GLACIER")
     _put(scene, "fine.txt")
     with worker(scene, tmp_path) as process:
-        _until(lambda: _has(scene, "fine.txt") and len(process.changes()) >= 3)
-        _until(lambda: not _depth(scene, "live"))
+        until(lambda: _has(scene, "fine.txt") and len(process.changes()) >= 3)
+        until(lambda: not _depth(scene, "live"))
     outcomes = {str(each.get("key", "poison")): each for each in process.changes()}
     assert outcomes["bad/../../key"]["outcome"] == "rejected"
     assert outcomes["bad/../../key"]["hint"]
@@ -277,7 +224,7 @@ def test_what_cannot_be_replicated_is_buried_or_set_aside_and_the_rest_goes_on(s
     }
     scene.aws.s3.delete_object(Bucket=BUCKET, Key="cold.bin")
     with worker(scene, tmp_path):
-        _until(lambda: not _has(scene, "cold.bin"))
+        until(lambda: not _has(scene, "cold.bin"))
 
 
 def test_failed_lists_retries_and_drops_what_was_buried(scene: Stage, tmp_path: Path) -> None:
@@ -286,7 +233,7 @@ def test_failed_lists_retries_and_drops_what_was_buried(scene: Stage, tmp_path: 
     _put(scene, "later/a.txt", b"zipped", ContentEncoding="gzip")
     _put(scene, "later/../b.txt")
     with worker(scene, tmp_path, S3NSYNC_ROUTES=gzip) as process:
-        _until(lambda: len([each for each in process.changes() if each["verb"] == "bury"]) == 2)
+        until(lambda: len([each for each in process.changes() if each["verb"] == "bury"]) == 2)
     with worker(scene, tmp_path, "failed list --json") as process:
         assert process.wait() == 0, process.text
     found = {line["name"]: line for line in map(json.loads, process.out) if line["type"] == "failed"}
@@ -300,7 +247,7 @@ def test_failed_lists_retries_and_drops_what_was_buried(scene: Stage, tmp_path: 
         assert process.wait() == 0, process.text
     assert any("dropped" in line for line in process.out)
     with worker(scene, tmp_path):
-        _until(lambda: _has(scene, "later/a.txt"))
+        until(lambda: _has(scene, "later/a.txt"))
     with worker(scene, tmp_path, "failed list --json *later*") as process:
         assert process.wait() == 0
     assert [json.loads(line)["type"] for line in process.out] == ["summary"]
@@ -310,7 +257,7 @@ def test_drain_ends_by_itself_and_sums_up(scene: Stage, tmp_path: Path) -> None:
     """The `drain` verb empties the queues and leaves."""
     for number in range(12):
         _put(scene, f"drained/{number}")
-    _until(lambda: _depth(scene, "live") >= 12)
+    until(lambda: _depth(scene, "live") >= 12)
     with worker(scene, tmp_path, "drain --json") as process:
         assert process.wait() == 0
     summary = json.loads(process.out[-1])
@@ -328,9 +275,9 @@ def test_the_names_of_the_proof_of_concept_keep_working(scene: Stage, tmp_path: 
     process = Process("run", env, tmp_path)
     try:
         _put(scene, "poc.txt", b"as before")
-        _until(lambda: f"/{CPCODE}/poc.txt" in scene.emulator.snapshot())
+        until(lambda: f"/{CPCODE}/poc.txt" in scene.emulator.snapshot())
         scene.aws.s3.delete_object(Bucket=BUCKET, Key="poc.txt")
-        _until(lambda: f"/{CPCODE}/poc.txt" not in scene.emulator.snapshot())
+        until(lambda: f"/{CPCODE}/poc.txt" not in scene.emulator.snapshot())
     finally:
         process.popen.terminate()
         assert process.wait() == 0
@@ -369,7 +316,7 @@ def test_the_account_may_come_from_secrets_manager(scene: Stage, tmp_path: Path)
     process = Process("run", env, tmp_path)
     try:
         _put(scene, "vault.txt")
-        _until(lambda: _has(scene, "vault.txt"))
+        until(lambda: _has(scene, "vault.txt"))
     finally:
         process.popen.terminate()
         assert process.wait() == 0
