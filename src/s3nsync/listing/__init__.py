@@ -1,0 +1,11 @@
+"""Listing both sides in key order, in batches, with bounded memory.
+
+`s3` reads the pages of ListObjectsV2, several stretches of the bucket at once; `netstorage` reads ObjectStore's `list`
+or walks FileStore's directories; `ahead` is how both read ahead of their reader and still give everything in order;
+`spill` sorts what does not fit into memory. `compare.join` takes what comes out.
+"""
+
+from s3nsync.listing.netstorage import list_directory
+from s3nsync.listing.s3 import list_bucket
+
+__all__ = ["list_bucket", "list_directory"]
