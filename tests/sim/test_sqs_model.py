@@ -1,17 +1,19 @@
-"""The model of SQS FIFO: each rule that the worker's protocol leans on, and the same steps against an emulator."""
+"""The model of SQS FIFO: each rule that the worker's protocol leans on.
+
+`contract/test_queue_contract.py` holds the same rules against the model and the emulators by way of the product's
+adapter, `contract/test_queue_differential.py` compares them on random steps.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import pytest
 
-from aws_emulator import Aws
-from sim.sqs import DEDUP_S, LIFE_S, FifoQueue, Message
+from sim.sqs import ATTEMPT_S, DEDUP_S, LIFE_S, FifoQueue, Message
 
 
-def bodies(messages: Sequence[Message]) -> list[str]:
+def bodies(messages: Iterable[Message]) -> list[str]:
     """Show what was received."""
     return [message.body for message in messages]
 
@@ -99,81 +101,55 @@ def test_the_queues_delay_and_limits() -> None:
     assert not queue.change_visibility(taken[0].receipt, LIFE_S, 71)
 
 
-class Emulated:
-    """The same operations on a real SQS API; receipts are kept by message, as the model does."""
-
-    def __init__(self, aws: Aws) -> None:
-        self._sqs = aws.sqs
-        self._url = aws.queue()
-
-    def send(self, body: str, group: str, dedup: str) -> None:
-        """Send one."""
-        self._sqs.send_message(QueueUrl=self._url, MessageBody=body, MessageGroupId=group, MessageDeduplicationId=dedup)
-
-    def receive(self, max_n: int) -> list[tuple[str, int, str]]:
-        """Take some: body, receive count and receipt of each."""
-        answer = self._sqs.receive_message(
-            QueueUrl=self._url, MaxNumberOfMessages=max_n, VisibilityTimeout=600, AttributeNames=["All"]
-        )
-        return [
-            (each["Body"], int(each["Attributes"]["ApproximateReceiveCount"]), each["ReceiptHandle"])
-            for each in answer.get("Messages", [])
-        ]
-
-    def delete(self, receipt: str) -> bool:
-        """Remove one; False if refused."""
-        try:
-            self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=receipt)
-        except self._sqs.exceptions.ClientError:
-            return False
-        return True
-
-    def give_back(self, receipt: str) -> bool:
-        """Give one back at once; False if refused."""
-        try:
-            self._sqs.change_message_visibility(QueueUrl=self._url, ReceiptHandle=receipt, VisibilityTimeout=0)
-        except self._sqs.exceptions.ClientError:
-            return False
-        return True
+def test_only_what_is_still_there_counts_as_out() -> None:
+    """Expired leases free their room, as do deletes and a purge."""
+    queue = filled("a1", "b1", "c1", max_out=2)
+    first, _ = queue.receive(10, 30, 0)
+    assert queue.receive(10, 30, 1) == []
+    assert queue.delete(first.receipt, 2)
+    assert bodies(queue.receive(10, 30, 3)) == ["c1"]
+    assert queue.out(4) == 2
+    assert queue.out(30) == 1
+    queue.purge()
+    assert queue.out(30) == 0
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_model_and_emulator_agree_on_random_steps(aws: Aws, seed: int) -> None:
-    """Sends, duplicates, receives, deletes and give-backs, fresh and stale, come out the same on both.
-
-    Two differences are known and left out. The emulator honours a receipt whose lease is over until somebody else has
-    the message, where SQS refuses it for FIFO queues. And it keeps a message that was given back from everybody while
-    a later one of its group is out, where SQS may give it again. No step waits, so no lease ends but by giving back.
-    """
-    rng = random.Random(seed)
-    model, real = FifoQueue("q"), Emulated(aws)
-    receipts: list[tuple[str, str]] = []
-    for step in range(40):
-        match rng.choice(["send", "send", "receive", "receive", "delete", "give back"]):
-            case "send":
-                group, number = rng.choice("abc"), rng.randrange(8)
-                model.send(f"{group}{number}-{step}", group, f"{group}{number}", 0.0)
-                real.send(f"{group}{number}-{step}", group, f"{group}{number}")
-            case "receive":
-                want = rng.choice([1, 2, 10])
-                ours = model.receive(want, 600, 0.0)
-                theirs = real.receive(want)
-                assert [(each.body, each.receives) for each in ours] == [each[:2] for each in theirs], step
-                receipts += [(one.receipt, other[2]) for one, other in zip(ours, theirs, strict=True)]
-            case verb if not receipts or _differ(model, verb, (pair := rng.choice(receipts))[0]):
-                assert verb in {"delete", "give back"}
-            case "delete":
-                one, other = pair
-                assert (model.delete(one, 0.0) is not None) == real.delete(other), step
-            case "give back":
-                one, other = pair
-                assert model.change_visibility(one, 0.0, 0.0) == real.give_back(other), step
+def test_a_receive_is_repeated_under_its_attempt_id() -> None:
+    """The same messages and receipts, counted once, leases begun anew; after any was touched, the next ones come."""
+    queue = filled("a1", "b1", "c1")
+    first = queue.receive(2, 30, 0, "attempt")
+    receipts = [each.receipt for each in first]
+    assert queue.receive(2, 30, 20, "attempt") == first
+    assert [(each.receipt, each.receives) for each in first] == [(receipt, 1) for receipt in receipts]
+    assert queue.out(49) == 2
+    assert queue.change_visibility(receipts[0], 40, 21)
+    assert bodies(queue.receive(2, 30, 22, "attempt")) == ["c1"]
 
 
-def _differ(queue: FifoQueue, verb: str, receipt: str) -> bool:
-    """Say whether model and emulator are known to differ after this step."""
-    message = next((each for each in queue.messages if each.receipt == receipt), None)
-    if message is None:
-        return False
-    later = [each for each in queue.messages if each.group == message.group and each.number > message.number]
-    return not message.is_out(0.0) or (verb == "give back" and any(each.is_out(0.0) for each in later))
+def test_a_receive_is_not_repeated_after_five_minutes() -> None:
+    """What is asked for then is a new receive, even if the leases still run."""
+    queue = filled("a1", "b1")
+    queue.receive(1, 1000, 0, "attempt")
+    assert bodies(queue.receive(1, 1000, ATTEMPT_S, "attempt")) == ["b1"]
+
+
+def test_in_the_dead_letter_queue_the_message_id_tells_duplicates_apart() -> None:
+    """Two messages with one deduplication id, sent more than five minutes apart, both arrive there."""
+    queue = FifoQueue("q", max_receives=1, dead=FifoQueue("dead"))
+    for at_s in (0, DEDUP_S):
+        sent = queue.send("a1", "a", "same", at_s)
+        assert sent is not None
+    queue.receive(10, 1, DEDUP_S)
+    assert queue.receive(10, 1, DEDUP_S + 10) == []
+    assert queue.dead is not None
+    assert [each.dedup for each in queue.dead.messages] == ["q:1", "q:2"]
+
+
+def test_each_group_may_remember_ids_of_its_own() -> None:
+    """With the scope of the high-throughput mode one id in two groups is two messages."""
+    one, other = FifoQueue("q"), FifoQueue("q", dedup_by_group=True)
+    for queue in (one, other):
+        queue.send("a1", "a", "same", 0)
+        queue.send("b1", "b", "same", 1)
+    assert bodies(one.messages) == ["a1"]
+    assert bodies(other.messages) == ["a1", "b1"]
