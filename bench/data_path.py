@@ -29,6 +29,7 @@ from pathlib import Path
 
 from s3nsync.engine import Debt, Replicator
 from s3nsync.http import Http
+from s3nsync.lanes import Lane
 from s3nsync.model import Change, Copied, ObjectRef, Route
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Breaker, ByteBudget
@@ -123,6 +124,7 @@ async def measure(cases: list[Case], rounds: int, source_url: str, target_port: 
             routes=(route,),
             source=S3(s3_http, region="us-east-1", credentials=BenchCredentials(), endpoint=source_url),
             targets={"default": NetStorage(account, ns_http)},
+            lanes={"default": Lane(1024, time.monotonic)},
             budget=ByteBudget(64 << 20),
             gate=Breaker((route,), time.monotonic, on_stop=lambda *_: None, on_go=lambda *_: None),
             backoff_s=lambda _attempt: 1.0,

@@ -211,6 +211,9 @@ class FakeGate:
     def answered(self, _route: Route) -> None:
         self.told.append("answered")
 
+    def alive(self, _route: Route) -> None:
+        self.told.append("alive")
+
     def failed(self, _route: Route, _reason: str, *, at_once: bool = False) -> None:
         self.told.append("failed at once" if at_once else "failed")
 
@@ -222,6 +225,40 @@ class FakeGate:
 
     def appetite(self) -> int:
         return self.wants
+
+
+@dataclass
+class FakeLane:
+    """A lane with room, unless `full`; `tolls_s` are the next waits, `told` what it heard of requests."""
+
+    full: bool = False
+    in_use: int = 0
+    tolls_s: list[float] = field(default_factory=list)
+    tolls: list[tuple[int, int]] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    on_enter: Callable[[], None] = lambda: None
+
+    async def enter(self) -> bool:
+        self.on_enter()
+        await asyncio.sleep(0)
+        self.in_use += not self.full
+        return not self.full
+
+    def leave(self) -> None:
+        self.in_use -= 1
+
+    def toll_s(self, *, requests: int = 0, size_bytes: int = 0) -> float:
+        self.tolls.append((requests, size_bytes))
+        return self.tolls_s.pop(0) if self.tolls_s else 0.0
+
+    def now_s(self) -> float:
+        return 0.0
+
+    def answered(self, _began_s: float, *, size_bytes: int = 0) -> None:
+        self.told.append(f"answered {size_bytes}")
+
+    def failed(self, error: S3nsyncError, _began_s: float) -> None:
+        self.told.append(type(error).__name__)
 
 
 class FakeBudget:

@@ -9,6 +9,7 @@ not a queue full of failures.
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -22,10 +23,12 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from s3nsync.aws import CredentialSource, SessionCredentials
+from s3nsync.body import CHUNK_BYTES
 from s3nsync.config import with_secret
 from s3nsync.engine import Replicator
 from s3nsync.errors import ConfigError, S3nsyncError
 from s3nsync.http import Http, tls_context
+from s3nsync.lanes import Lane, places_for
 from s3nsync.model import QueueName, Report, Route
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Backoff, Breaker, ByteBudget, DeleteBrake
@@ -53,6 +56,7 @@ class App:
     queues: Mapping[QueueName, SqsQueue]
     targets: Mapping[str, NetStorage]
     budget: ByteBudget
+    lanes: Mapping[str, Lane]
 
     async def probe(self) -> None:
         """Ask buckets, queues and accounts one cheap question each; logs every failure, and raises the first."""
@@ -90,6 +94,7 @@ async def assemble(
         for queue in queues.values():
             stack.push_async_callback(queue.aclose)
         targets = await _targets(settings, stack)
+        lanes = open_lanes(settings)
         threads = stack.enter_context(ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="hash"))
         gate = Breaker(settings.routes, suspended_clock_s, on_stop=_warn_of_rest, on_go=_tell_of_recovery)
         brake = DeleteBrake(settings.worker.deletes_per_minute, suspended_clock_s)
@@ -98,6 +103,7 @@ async def assemble(
             routes=settings.routes,
             source=s3,
             targets=targets,
+            lanes=lanes,
             budget=budget,
             gate=gate,
             backoff_s=backoff.delay_s,
@@ -120,7 +126,7 @@ async def assemble(
             clock_s=suspended_clock_s,
             now_s=time.time,
         )
-        yield App(settings, worker, s3, queues, targets, budget)
+        yield App(settings, worker, s3, queues, targets, budget, lanes)
 
 
 def suspended_clock_s() -> float:
@@ -180,6 +186,29 @@ def _account(name: str, account: AccountSettings) -> Account:
         raise ConfigError(f"accounts.{name}: its secret was not read", hint="a bug: resolve the settings first")
     scheme: Literal["http", "https"] = "http" if account.insecure_http else "https"
     return Account.parse(account.host, account.user, account.key.get_secret_value(), scheme=scheme)
+
+
+def open_lanes(settings: Settings) -> dict[str, Lane]:
+    """Open the way to each upload account, as wide as the settings let it be."""
+    return {name: _lane(name, settings) for name in settings.accounts}
+
+
+def _lane(name: str, settings: Settings) -> Lane:
+    """Open the way to an account; one of several leaves the others a quarter of the slots."""
+    account, slots, several = settings.accounts[name], settings.worker.max_in_flight, len(settings.accounts) > 1
+    most = min(account.max_in_flight or slots, slots * 3 // 4 if several else slots)
+    return Lane(
+        places_for(most, account.bytes_per_s, max(CHUNK_BYTES, settings.worker.buffer_bytes)),
+        suspended_clock_s,
+        line=max(1, slots // (8 * len(settings.accounts))) if several else None,
+        requests_per_s=account.requests_per_s,
+        bytes_per_s=account.bytes_per_s,
+        on_cut=functools.partial(_warn_of_cut, name),
+    )
+
+
+def _warn_of_cut(account: str, places: int, reason: str) -> None:
+    log.warning("fewer objects at once for this account", account=account, window=places, reason=reason)
 
 
 def _warn_of_rest(route: Route, seconds: float, reason: str) -> None:

@@ -118,6 +118,7 @@ async def _replicate(ui: Ui, settings: Settings, *, drain: bool) -> None:
         now_s=time.time,
         in_flight=lambda: sum(each.worker.in_flight for each in live),
         buckets={route.bucket for route in settings.routes},
+        lanes=lambda: {name: lane.figures() for each in live for name, lane in each.lanes.items()},
         namespace=settings.metrics.namespace,
         service=settings.metrics.service,
     )

@@ -67,7 +67,7 @@ def with_secret(account: AccountSettings, text: str) -> AccountSettings:
     """Give the account with host, user and key from the text of its secret; raises ConfigError, never quoting it."""
     where = account.secret_arn or "secret"
     parts = parse_secret(text, where=where)
-    kept = {"ca_file": account.ca_file, "insecure_http": account.insecure_http}
+    kept = account.model_dump(exclude={"secret_arn", *_SECRET_PARTS.values()})
     try:
         return AccountSettings.model_validate({**parts, **kept})
     except ValidationError as error:

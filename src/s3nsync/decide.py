@@ -196,6 +196,11 @@ def is_outage(error: S3nsyncError) -> bool:
     return error.pauses_route or isinstance(error, TransportError | TargetUnavailable | SourceUnavailable)
 
 
+def is_throttled(error: S3nsyncError) -> bool:
+    """Say whether the other side asked for less: it lives, and neither it nor the key is to blame."""
+    return isinstance(error, TargetUnavailable) and error.status == 429
+
+
 def is_hopeless(attempt: int, first_received_at_s: float, now_s: float) -> bool:
     """Say whether a failing message has been tried often and long enough to be buried."""
     return attempt >= BURY_AFTER_ATTEMPTS and now_s - first_received_at_s >= BURY_AFTER_S

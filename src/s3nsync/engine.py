@@ -1,5 +1,6 @@
 """Replicate one key: look at S3, decide, act on NetStorage, prove it.
 
+    0 lane.enter     a place with the upload account, before anything is asked of S3
     1 source.open    one GET: what is true in S3 now (the event is only a hint)
     2 target.stat    only on later attempts and for checks
     3 decide         pure: Upload | Delete | Nothing | Wait | Reject
@@ -20,7 +21,7 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, TypeVar
 
 from s3nsync.decide import (
     Declared,
@@ -32,6 +33,7 @@ from s3nsync.decide import (
     Wait,
     decide,
     is_outage,
+    is_throttled,
     outcome_of,
     wants_stat,
 )
@@ -52,6 +54,8 @@ from s3nsync.model import (
     Unchanged,
 )
 from s3nsync.netstorage.wire import AtEnd, Entry, Removed, Uploaded
+
+T = TypeVar("T")
 
 MAX_ROUNDS = 5
 """How often one hand goes round for a key that changes under it before it gives the message back."""
@@ -139,6 +143,9 @@ class Gate(Protocol):
     def answered(self, route: Route) -> None:
         """Note that the other side did its work."""
 
+    def alive(self, route: Route) -> None:
+        """Note that the other side answers, though it did not do its work."""
+
     def failed(self, route: Route, reason: str, *, at_once: bool = False) -> None:
         """Note that the other side is in trouble."""
 
@@ -147,6 +154,28 @@ class Gate(Protocol):
 
     def is_healthy(self, route: Route) -> bool:
         """Say whether the other side did its work lately."""
+
+
+class Lane(Protocol):
+    """How much may be asked of one upload account: see `lanes.Lane`."""
+
+    async def enter(self) -> bool:
+        """Take a place, waiting in line for it; False if too many wait already."""
+
+    def leave(self) -> None:
+        """Give the place back."""
+
+    def toll_s(self, *, requests: int = 0, size_bytes: int = 0) -> float:
+        """Count what is about to be sent, and give the seconds to wait before sending it."""
+
+    def now_s(self) -> float:
+        """Give the lane's time."""
+
+    def answered(self, began_s: float, *, size_bytes: int = 0) -> None:
+        """Note that a request with so long a body went well."""
+
+    def failed(self, error: S3nsyncError, began_s: float) -> None:
+        """Note that a request failed."""
 
 
 class Budget(Protocol):
@@ -231,15 +260,16 @@ Offload = Callable[[Callable[[bytes], None], bytes], Awaitable[None]]
 class Replicator:
     """Makes one key on NetStorage equal to S3, under the routes given.
 
-    `targets` holds one client for each upload account; `gate` says which routes may be worked on; `backoff_s` gives the
-    wait after failed attempt n; `brake_s` is asked before each live delete and says how long deletes must rest (0: go
-    on). Objects up to `buffer_bytes` are held whole while they are sent, larger ones are streamed. Without `trailers`,
-    a stream whose digest S3 does not tell is proven by NetStorage's own MD5 afterwards.
+    `targets` holds one client for each upload account, `lanes` the way to it; `gate` says which routes may be worked
+    on; `backoff_s` gives the wait after failed attempt n; `brake_s` is asked before each live delete and says how long
+    deletes must rest (0: go on). Objects up to `buffer_bytes` are held whole while they are sent, larger ones are
+    streamed. Without `trailers`, a stream whose digest S3 does not tell is proven by NetStorage's own MD5 afterwards.
     """
 
     routes: Sequence[Route]
     source: Source
     targets: Mapping[str, Target]
+    lanes: Mapping[str, Lane]
     budget: Budget
     gate: Gate
     backoff_s: Callable[[int], float]
@@ -259,6 +289,19 @@ class Replicator:
         if isinstance(placement, Refused):
             return Rejected(placement.reason, placement.hint)
         hand.debt.placed = True
+        lane = self.lanes[placement.route.account]
+        with hand.patience():
+            entered = await lane.enter()
+        if not entered:
+            reason = f"account {placement.route.account} is busy, and enough keys wait for it already"
+            return Retry(reason, self.backoff_s(hand.attempt), failed=False)
+        try:
+            return await self._with_place(change, placement, hand)
+        finally:
+            lane.leave()
+
+    async def _with_place(self, change: Change, placement: Placed | FolderMarker, hand: Hand) -> Outcome:
+        """Do the work, if the route does not rest; the gate is asked only now, as the wait for a place may be long."""
         rest_s = self.gate.wait_s(placement.route)
         if rest_s > 0:
             return Retry(f"the route rests: {placement.route}", rest_s, failed=False)
@@ -279,6 +322,9 @@ class Replicator:
         outcome = outcome_of(error, wait_s=self.backoff_s(hand.attempt))
         if not is_outage(error):
             self.gate.answered(route)
+            return outcome
+        if is_throttled(error):  # it lives, and its lane has become narrower
+            self.gate.alive(route)
             return outcome
         self.gate.failed(route, error.message, at_once=error.pauses_route)
         if isinstance(outcome, Retry) and self.gate.is_healthy(route):
@@ -330,7 +376,8 @@ class Replicator:
             return Retry(reason, rest_s, failed=False)
         guard = _guard(hand, whole=True)
         try:
-            removed = await self.targets[placed.route.account].delete(placed.path, guard=guard)
+            await self._pay(placed.route, hand)
+            removed = await self._ask(placed.route, self.targets[placed.route.account].delete(placed.path, guard=guard))
         except S3nsyncError as error:
             hand.debt.failed(error)
             raise
@@ -338,8 +385,7 @@ class Replicator:
         return Deleted(placed.path, existed=removed.existed)
 
     async def _act_on_object(self, change: Change, placed: Placed, opened: Opened, hand: Hand) -> Outcome:
-        target = self.targets[placed.route.account]
-        entry = await target.stat(placed.path) if wants_stat(change, hand.attempt) else None
+        entry = await self._stat(placed, hand) if wants_stat(change, hand.attempt) else None
         buffered = opened.info.size_bytes <= self.buffer_bytes
         match self._decide(placed.route, opened.info, entry, buffered=buffered):
             case Upload() as action:
@@ -383,7 +429,8 @@ class Replicator:
         """Send an object held whole: the client may repeat it in place."""
         body = await opened.read_all()
         declared = action.proof if isinstance(action.proof, Declared) else await self._hash(body)
-        uploaded = await self.targets[placed.route.account].upload(
+        await self._pay(placed.route, hand, size_bytes=len(body))
+        upload = self.targets[placed.route.account].upload(
             placed.path,
             body,
             size=len(body),
@@ -391,6 +438,7 @@ class Replicator:
             **_declared(declared),
             guard=_guard(hand, whole=True),
         )
+        uploaded = await self._ask(placed.route, upload, size_bytes=len(body))
         return uploaded, declared.algorithm
 
     async def _send_stream(self, placed: Placed, opened: Opened, action: Upload, hand: Hand) -> tuple[Uploaded, str]:
@@ -398,10 +446,11 @@ class Replicator:
         target = self.targets[placed.route.account]
         size_bytes = opened.info.size_bytes
         guard = _guard(hand, whole=False)
+        await self._pay(placed.route, hand)
         if isinstance(action.proof, Declared):
             declared = action.proof
-            async with aclosing(self._stream(opened, hand, None)) as body:
-                uploaded = await target.upload(
+            async with aclosing(self._stream(placed.route, opened, hand, None)) as body:
+                upload = target.upload(
                     placed.path,
                     body,
                     size=size_bytes,
@@ -409,19 +458,21 @@ class Replicator:
                     **_declared(declared),
                     guard=guard,
                 )
+                uploaded = await self._ask(placed.route, upload, size_bytes=size_bytes)
             return uploaded, declared.algorithm
         assert isinstance(action.proof, HashAtEnd)
         if not self.trailers:
             return await self._send_stream_then_stat(placed, opened, action, hand)
         digest = hashlib.sha256()
-        async with aclosing(self._stream(opened, hand, digest.update)) as body:
-            uploaded = await target.upload(
+        async with aclosing(self._stream(placed.route, opened, hand, digest.update)) as body:
+            upload = target.upload(
                 placed.path,
                 body,
                 size=size_bytes,
                 at_end=lambda: AtEnd(sha256=digest.hexdigest(), mtime_s=action.mtime_s),
                 guard=guard,
             )
+            uploaded = await self._ask(placed.route, upload, size_bytes=size_bytes)
         return uploaded, "sha256 at end"
 
     async def _send_stream_then_stat(
@@ -430,25 +481,26 @@ class Replicator:
         """Send a stream with its size alone, and compare NetStorage's own MD5 with ours afterwards."""
         target = self.targets[placed.route.account]
         digest = hashlib.md5(usedforsecurity=False)
-        async with aclosing(self._stream(opened, hand, digest.update)) as body:
-            uploaded = await target.upload(
+        async with aclosing(self._stream(placed.route, opened, hand, digest.update)) as body:
+            upload = target.upload(
                 placed.path,
                 body,
                 size=opened.info.size_bytes,
                 mtime_s=action.mtime_s,
                 guard=_guard(hand, whole=False),
             )
+            uploaded = await self._ask(placed.route, upload, size_bytes=opened.info.size_bytes)
         hand.debt.answered(repeated=uploaded.repeated)
         for wait_s in STAT_WAITS_S:
             await self.sleep(wait_s)
-            entry = await target.stat(placed.path)
+            entry = await self._stat(placed, hand)
             if entry is not None and entry.md5 == digest.hexdigest():
                 return uploaded, "md5 by stat"
         msg = f"{placed.path}: NetStorage's md5 is not that of the bytes sent"
         raise TargetPrecondition(msg)
 
     async def _stream(
-        self, opened: Opened, hand: Hand, update: Callable[[bytes], None] | None
+        self, route: Route, opened: Opened, hand: Hand, update: Callable[[bytes], None] | None
     ) -> AsyncGenerator[bytes, None]:
         """Pass the bytes on while the lease lives: a lost lease stops before the last chunk, so nothing is stored."""
         left_bytes = opened.info.size_bytes
@@ -456,11 +508,40 @@ class Replicator:
             if update is not None:
                 await self.offload(update, chunk)
             left_bytes -= len(chunk)
+            await self._pay(route, hand, requests=0, size_bytes=len(chunk))
             hand.progress()
             hand.check()
             if left_bytes == 0:
                 hand.debt.last_byte_leaves()
             yield chunk
+
+    # --- the account's lane ---
+
+    async def _stat(self, placed: Placed, hand: Hand) -> Entry | None:
+        await self._pay(placed.route, hand)
+        return await self._ask(placed.route, self.targets[placed.route.account].stat(placed.path))
+
+    async def _pay(self, route: Route, hand: Hand, *, requests: int = 1, size_bytes: int = 0) -> None:
+        """Wait until the account's rates allow what is about to be sent."""
+        wait_s = self.lanes[route.account].toll_s(requests=requests, size_bytes=size_bytes)
+        if wait_s > 0:
+            with hand.patience():
+                await self.sleep(wait_s)
+
+    async def _ask(self, route: Route, request: Awaitable[T], *, size_bytes: int = 0) -> T:
+        """Make a request, and tell the account's lane how it went.
+
+        A body that S3 stops sending tells against the account too: rare, and a cut is soon made good.
+        """
+        lane = self.lanes[route.account]
+        began_s = lane.now_s()
+        try:
+            answer = await request
+        except S3nsyncError as error:
+            lane.failed(error, began_s)
+            raise
+        lane.answered(began_s, size_bytes=size_bytes)
+        return answer
 
     async def _hash(self, body: bytes) -> Declared:
         digest = hashlib.sha256()
@@ -479,7 +560,9 @@ class Replicator:
             return Ignored("a folder marker that is gone: directories are left alone")
         await opened.aclose()
         try:
-            await self.targets[marker.route.account].mkdir(marker.path, guard=_guard(hand, whole=True))
+            await self._pay(marker.route, hand)
+            mkdir = self.targets[marker.route.account].mkdir(marker.path, guard=_guard(hand, whole=True))
+            await self._ask(marker.route, mkdir)
         except S3nsyncError as error:
             hand.debt.failed(error)
             raise

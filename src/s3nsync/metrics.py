@@ -1,8 +1,8 @@
 """Figures for CloudWatch, as log lines in its embedded metric format: no agent, no API calls, no permission.
 
 `record` adds one settled Change to plain counters; every `flush_s` seconds `run` writes what came together as one line
-for the whole service and one for each bucket that saw work, and starts anew. The service's line is written when nothing
-happened too: its `heartbeat` is what an alarm for a dead worker watches.
+for the whole service, one for each bucket that saw work and one for each upload account, and starts anew. The service's
+line is written when nothing happened too: its `heartbeat` is what an alarm for a dead worker watches.
 
 Format: Amazon CloudWatch User Guide, "Specification: Embedded metric format". One JSON object a line; `_aws` names the
 metrics and the dimension sets, the values stand beside it; a value is a number or a list of at most 100 numbers, a
@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from s3nsync.figures import OUTCOMES, lag_s, outcome_name, size_bytes
+from s3nsync.lanes import LaneFigures
 from s3nsync.model import Report
 
 MAX_VALUES = 100
@@ -37,6 +38,10 @@ UNITS = {
     "coalesced": "Count",
     "ambiguous": "Count",
     "checks_enqueued": "Count",
+    "window": "Count",
+    "waiting": "Count",
+    "window_cuts": "Count",
+    "window_rests": "Count",
     **dict.fromkeys(OUTCOMES, "Count"),
 }
 """Every metric there is, with CloudWatch's name of its unit."""
@@ -116,13 +121,16 @@ class Metrics:
         now_s: Callable[[], float],
         in_flight: Callable[[], int],
         buckets: Collection[str],
+        lanes: Callable[[], Mapping[str, LaneFigures]],
         namespace: str = "s3nsync",
         service: str = "s3nsync",
     ) -> None:
-        """Take where lines go, the clock (Unix seconds), the gauge, and the routes' buckets: no other has a line."""
+        """Take where lines go, the clock (Unix seconds), the gauges, and the routes' buckets: no other has a line."""
         self._write = write
         self._now_s = now_s
         self._in_flight = in_flight
+        self._lanes = lanes
+        self._lanes_before: Mapping[str, LaneFigures] = {}
         self._namespace = namespace
         self._service = service
         self._buckets = frozenset(buckets)
@@ -147,6 +155,11 @@ class Metrics:
         for bucket, tally in sorted(by_bucket.items()):
             dimensions = {"Service": self._service, "Bucket": bucket}
             self._write(emf_line(self._namespace, dimensions, tally.values(), timestamp_ms))
+        before, self._lanes_before = self._lanes_before, self._lanes()
+        for account, lane in self._lanes_before.items():
+            dimensions = {"Service": self._service, "Account": account}
+            figures = lane_values(lane, before.get(account))
+            self._write(emf_line(self._namespace, dimensions, figures, timestamp_ms))
 
     async def run(self, flush_s: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Flush every `flush_s` seconds until cancelled, at once to begin with and once more at the end."""
@@ -156,6 +169,16 @@ class Metrics:
                 await sleep(flush_s)
         finally:
             self.flush()
+
+
+def lane_values(lane: LaneFigures, before: LaneFigures | None) -> dict[str, float | list[float]]:
+    """Give a lane's gauges, and its counts since the last line."""
+    return {
+        "window": lane.window,
+        "waiting": lane.waiting,
+        "window_cuts": lane.cuts - (before.cuts if before else 0),
+        "window_rests": lane.rests - (before.rests if before else 0),
+    }
 
 
 def emf_line(

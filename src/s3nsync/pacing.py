@@ -190,6 +190,15 @@ class Breaker:
         else:
             self._pulses[route].closed_until_s = pulse.closed_until_s
 
+    def alive(self, route: Route) -> None:
+        """Note that the other side answers, though it did not do its work: it asks for less, say."""
+        pulse = self._pulse(route)
+        if pulse.tripped:
+            self._pulses[route] = _Pulse(answered_s=pulse.answered_s)
+            self.on_go(route)
+        else:
+            pulse.failures = 0
+
     def failed(self, route: Route, reason: str, *, at_once: bool = False) -> None:
         """Note that the other side is in trouble; `at_once` stops the route without waiting for more of it."""
         pulse = self._pulse(route)

@@ -104,7 +104,7 @@ def _is_loopback(host: str) -> bool:
 
 
 Whole = Annotated[int, BeforeValidator(_not_bool)]
-Seconds = Annotated[float, BeforeValidator(_not_bool)]
+Number = Annotated[float, BeforeValidator(_not_bool)]
 Url = Annotated[str, AfterValidator(_url)]
 QueueUrl = Annotated[str, AfterValidator(_queue_url)]
 Host = Annotated[str, AfterValidator(_host)]
@@ -166,6 +166,21 @@ class AccountSettings(BaseModel):
     )
     insecure_http: Annotated[bool, Env(("NS_INSECURE_HTTP",))] = Field(
         default=False, description="Speak plain HTTP. Loopback hosts only: for the emulator and tests."
+    )
+    max_in_flight: Annotated[Whole | None, Field(ge=1, le=1024), Env(("NS_MAX_IN_FLIGHT",))] = Field(
+        default=None,
+        description="The most keys of this account worked on at once; the worker goes below it by itself while"
+        " NetStorage answers 429 or 5xx, fails, or slows down. Without it worker.max_in_flight, or three quarters of"
+        " that where there are several accounts.",
+    )
+    requests_per_s: Annotated[Number | None, Field(ge=0.1), Env(("NS_REQUESTS_PER_S",))] = Field(
+        default=None,
+        description="The most requests a second for this account, by each worker process. No limit without it.",
+    )
+    bytes_per_s: Annotated[Whole | None, Field(ge=65_536), Env(("NS_BYTES_PER_S",))] = Field(
+        default=None,
+        description="The most bytes a second sent for this account, by each worker process. No limit without it. A low"
+        " rate also means fewer objects at once, lest each stands still for longer than servers wait.",
     )
 
     @model_validator(mode="after")
@@ -292,7 +307,7 @@ class MetricsSettings(BaseModel):
         default="s3nsync",
         description="The value of the dimension Service: one name for each deployment, lest several add up.",
     )
-    flush_s: Annotated[Seconds, Field(gt=0, le=300)] = Field(
+    flush_s: Annotated[Number, Field(gt=0, le=300)] = Field(
         default=60.0,
         description="Seconds between two lines. CloudWatch keeps minutes: more often only costs log volume.",
     )
@@ -412,7 +427,7 @@ def _type_name(annotation: object) -> str:
     if get_origin(annotation) is Literal:
         return "text"
     names = {int: "whole number", float: "number", bool: "true or false", SecretStr: "secret text"}
-    kind = kinds[0]
+    kind = get_args(kinds[0])[0] if get_origin(kinds[0]) is Annotated else kinds[0]
     return names.get(kind, "text") if isinstance(kind, type) else "text"
 
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from fakes import NOW_S, FakeBudget, FakeGate, FakeHand, FakeSource, FakeTarget, info_of
+from fakes import NOW_S, FakeBudget, FakeGate, FakeHand, FakeLane, FakeSource, FakeTarget, info_of
 from s3nsync import errors
 from s3nsync.engine import MAX_ROUNDS, STREAM_BYTES, Debt, Replicator
+from s3nsync.lanes import Lane
 from s3nsync.model import (
     Change,
     Copied,
@@ -24,6 +25,7 @@ from s3nsync.model import (
     Route,
     Unchanged,
 )
+from s3nsync.pacing import TRIP_AFTER, Breaker
 
 REF = ObjectRef("media", "in/a b.txt")
 PATH = "/123456/web/a b.txt"
@@ -39,6 +41,7 @@ class World:
         self.target = FakeTarget()
         self.budget = FakeBudget()
         self.gate = FakeGate()
+        self.lane = FakeLane()
         self.hashed_off_loop = 0
         self.brake_s = 0.0
         self.slept_s: list[float] = []
@@ -46,6 +49,7 @@ class World:
             routes=(route,),
             source=self.source,
             targets={"default": self.target},
+            lanes={"default": self.lane},
             budget=self.budget,
             gate=self.gate,
             backoff_s=lambda attempt: float(attempt * 10),
@@ -67,6 +71,7 @@ class World:
     async def replicate(self, change: Change = PUT, hand: FakeHand | None = None) -> Outcome:
         outcome = await self.engine.replicate(change, hand or FakeHand())
         assert self.budget.held_bytes == 0
+        assert self.lane.in_use == 0
         assert all(opened.closed for opened in self.source.opened), "a GET was left open"
         return outcome
 
@@ -429,6 +434,7 @@ async def test_a_resting_route_costs_no_request_and_is_no_failure() -> None:
     [
         (None, ["answered"]),
         (errors.TargetUnavailable("503"), ["failed"]),
+        (errors.TargetUnavailable("429", status=429), ["alive"]),
         (errors.ConnectFailed("refused"), ["failed"]),
         (errors.TargetCredentials("403"), ["failed at once"]),
         (errors.TargetPrecondition("412"), ["answered"]),
@@ -454,6 +460,80 @@ async def test_a_failure_is_the_keys_own_only_while_the_route_is_healthy(healthy
     outcome = await world.replicate()
     assert isinstance(outcome, Retry)
     assert outcome.outage is not healthy
+
+
+async def test_a_place_is_taken_before_anything_is_asked_of_s3() -> None:
+    """No S3 connection idles while NetStorage makes us wait; the place is held to the end."""
+    world = World()
+    world.source.put(REF, b"hello")
+    world.lane.on_enter = lambda: world.source.calls.append("enter")
+    await world.replicate(hand=FakeHand(exclusive=False, attempt=2))
+    assert world.source.calls == ["enter", "open", "head"]
+    assert world.lane.told == ["answered 0", "answered 5"]
+    assert world.lane.tolls == [(1, 0), (1, 5)]
+
+
+async def test_a_key_whose_account_is_too_busy_goes_back_and_is_no_failure() -> None:
+    """Its slot is wanted for others; nothing was asked, and nobody is told of an answer."""
+    world = World()
+    world.lane.full = True
+    world.lane.leave = lambda: pytest.fail("a place was given back that was never taken")  # type: ignore[method-assign]
+    outcome = await world.replicate(hand=FakeHand(attempt=3))
+    assert isinstance(outcome, Retry)
+    assert (outcome.after_s, outcome.failed) == (30.0, False)
+    assert (world.source.calls, world.gate.told) == ([], [])
+
+
+async def test_the_lane_hears_of_every_failure_of_netstorage() -> None:
+    """Also of those that the queue tries again."""
+    world = World()
+    world.source.put(REF, b"hello")
+    world.target.script = [errors.TargetUnavailable("503")]
+    await world.replicate()
+    del world.source.objects[REF]
+    world.target.script = [errors.ConnectionLost("cut", sent=True)]
+    await world.replicate()
+    assert world.lane.told == ["TargetUnavailable", "ConnectionLost"]
+
+
+async def test_a_stream_is_paced_chunk_by_chunk_and_a_buffered_body_at_once() -> None:
+    """Waiting for a rate is our own doing: it counts as patience, and the lease is checked after it."""
+    world = World(buffer_bytes=4)
+    world.source.put(REF, b"0123456789")
+    world.lane.tolls_s = [0.0, 3.0, 0.0, 4.0]
+    await world.replicate()
+    assert world.lane.tolls == [(1, 0), (0, 4), (0, 4), (0, 2)]
+    assert world.slept_s == [3.0, 4.0]
+    world.source.put(REF, b"0123")
+    world.lane.tolls_s = [9.0]
+    hand = FakeHand(lose_after=1)
+    with pytest.raises(errors.LeaseLost):
+        await world.replicate(hand=hand)
+    assert (world.slept_s, hand.debt.sent) == ([3.0, 4.0, 9.0], False)
+
+
+@pytest.mark.parametrize(
+    ("error", "stops", "window"),
+    [
+        (errors.TargetUnavailable("429", status=429), 0, 1),
+        (errors.ConnectFailed("refused"), 1, 1),
+        (errors.TargetCredentials("403"), 1, 64),
+    ],
+)
+async def test_a_storm_of_429_narrows_the_lane_where_silence_rests_the_route(
+    error: errors.S3nsyncError, stops: int, window: int
+) -> None:
+    """A 429 is an answer from a living server; ten failed connections in a row, or refused credentials, are none."""
+    world, clock, told = World(), [0.0], []
+    gate = Breaker((ROUTE,), lambda: clock[0], on_stop=lambda *facts: told.append(facts), on_go=lambda _: None)
+    lane = Lane(64, lambda: clock[0])
+    engine = replace(world.engine, gate=gate, lanes={"default": lane})
+    world.source.put(REF, b"hello")
+    for _ in range(TRIP_AFTER + 2):
+        clock[0] += 0.1
+        world.target.script = [error]
+        await engine.replicate(PUT, FakeHand())
+    assert (len(told), lane.window.places) == (stops, window)
 
 
 async def test_rule_8_the_last_byte_of_a_stream_is_noted_as_it_leaves() -> None:

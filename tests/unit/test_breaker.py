@@ -51,6 +51,29 @@ def test_an_answer_in_between_starts_the_count_anew() -> None:
     assert bench.told == []
 
 
+def test_a_side_that_only_asks_for_less_is_not_down() -> None:
+    """It starts the count anew and sets a resting route going, but does not count as healthy: it did no work."""
+    bench = Bench()
+    for _ in range(TRIP_AFTER * 3):
+        bench.breaker.failed(ONE, "503")
+        bench.breaker.alive(ONE)
+    assert bench.told == []
+    bench.trip()
+    bench.clock += REST_FIRST_S
+    assert bench.breaker.wait_s(ONE) == 0
+    bench.breaker.alive(ONE)
+    assert (bench.told[-1], bench.breaker.wait_s(ONE), bench.breaker.is_healthy(ONE)) == ("one goes", 0, False)
+
+
+def test_a_braked_route_goes_on_resting_whoever_answers() -> None:
+    """The brake's rest is not about the other side."""
+    bench = Bench()
+    bench.breaker.hold(ONE, 12.0, "brake")
+    bench.breaker.alive(ONE)
+    bench.breaker.answered(ONE)
+    assert bench.breaker.wait_s(ONE) == 12.0
+
+
 def test_refused_credentials_stop_a_route_at_once() -> None:
     """Going on would only burn the backlog."""
     bench = Bench()

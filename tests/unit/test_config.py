@@ -325,8 +325,9 @@ def test_a_secret_in_any_place_of_an_account_stays_unsaid(where: str, data: st.D
 
 def test_a_fetched_secret_completes_its_account() -> None:
     """What Secrets Manager gives has the same form and the same mistakes as NS_SECRET."""
-    account = AccountSettings(secret_arn="arn:x", ca_file="ca.pem")
+    account = AccountSettings(secret_arn="arn:x", ca_file="ca.pem", requests_per_s=2.5, max_in_flight=7)
     whole = with_secret(account, secret())
+    assert (whole.requests_per_s, whole.bytes_per_s, whole.max_in_flight) == (2.5, None, 7)
     assert (whole.user, whole.ca_file, whole.secret_arn) == ("upload", "ca.pem", None)
     with pytest.raises(ConfigError, match="arn:x: lacks NS_KEY"):
         with_secret(account, secret(NS_KEY=""))

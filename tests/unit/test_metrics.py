@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s3nsync.lanes import LaneFigures
 from s3nsync.metrics import MAX_SAMPLES, MAX_VALUES, UNITS, Lags, Metrics
 from s3nsync.model import Change, Deleted, Ignored, ObjectRef, Rejected, Retry
 from settled_changes import COPIED, NOW_S, settled
+
+
+def lane(cuts: int) -> LaneFigures:
+    """Give an account's gauges, and a count since the start."""
+    return LaneFigures(window=7, in_use=5, waiting=2, cuts=cuts, rests=1)
 
 
 class Board:
@@ -17,11 +23,13 @@ class Board:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.lanes: dict[str, LaneFigures] = {}
         self.metrics = Metrics(
             write=self.lines.append,
             now_s=lambda: NOW_S,
             in_flight=lambda: 3,
             buckets=["media"],
+            lanes=lambda: self.lanes,
             namespace="space",
             service="prod",
         )
@@ -51,6 +59,18 @@ def check_emf(line: dict[str, object]) -> None:
         assert 1 <= len(values) <= 100
         assert all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
     assert not line
+
+
+def test_each_upload_account_has_a_line_of_its_window() -> None:
+    """Gauges as they are, counts since the line before."""
+    board = Board()
+    board.lanes = {"video": lane(cuts=3)}
+    _, first = board.flushed()
+    board.lanes = {"video": lane(cuts=8)}
+    _, second = board.flushed()
+    assert (first["Account"], first["window"], first["waiting"]) == ("video", 7, 2)
+    assert [(each["window_cuts"], each["window_rests"]) for each in (first, second)] == [(3, 1), (5, 0)]
+    check_emf(first)
 
 
 def test_an_idle_worker_still_beats() -> None:

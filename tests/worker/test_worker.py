@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from fakes import NOW_S, FakeBudget, FakeGate, FakeQueue, FakeSource, FakeTarget
+from fakes import NOW_S, FakeBudget, FakeGate, FakeLane, FakeQueue, FakeSource, FakeTarget
 from s3nsync import errors
 from s3nsync.engine import Hand, Replicator
 from s3nsync.events import encode, group_id
@@ -820,6 +820,7 @@ async def test_the_real_engine_under_the_worker_replicates_and_deletes() -> None
         routes=(Route("media", "123456"),),
         source=source,
         targets={"default": target},
+        lanes={"default": FakeLane()},
         budget=FakeBudget(),
         gate=stage.gate,
         backoff_s=lambda _attempt: 1.0,
