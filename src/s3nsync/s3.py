@@ -45,6 +45,9 @@ from s3nsync.sigv4 import EMPTY_SHA256, Credentials, Signer, encode_path, encode
 ERROR_LIMIT_BYTES = 64 * 1024
 """S3's error documents are below 2 KiB; a longer one is not S3's."""
 
+LIST_LIMIT_BYTES = 8 << 20
+"""1,000 keys of 1,024 bytes, each of them three in the answer, and what stands around them."""
+
 _CHECKSUM_MODE = ("x-amz-checksum-mode", "ENABLED")
 _IDENTITY = ("Accept-Encoding", "identity")
 _CHECKSUM_PREFIX = "x-amz-checksum-"
@@ -202,18 +205,27 @@ class S3:
 
         Without s3:ListBucket S3 answers 403 for keys that do not exist, so deletes could not be told from refusals.
         """
-        address = self._address(bucket)
-        target = f"{address.root.rstrip('/') or '/'}?{encode_query([('list-type', '2'), ('max-keys', '1')])}"
-        answer = await self._exchange(_Ask(address.origin, "GET", target))
+        answer = await self._exchange(self._asking_list(bucket, [("list-type", "2"), ("max-keys", "1")]))
         if isinstance(answer, Fault):
             raise _error_of_probe(answer, bucket)
         async with answer:
             page = await answer.read()
         if b"<ListBucketResult" not in page:
-            raise BucketMissing(f"what answers for bucket {bucket} at {address.origin} is not S3")
+            raise BucketMissing(f"what answers for bucket {bucket} at {self._address(bucket).origin} is not S3")
         region = answer.headers.get("x-amz-bucket-region", self._region)
         if region != self._region:
             raise error_of(Fault(301, "PermanentRedirect", region=region), f"bucket {bucket}")
+
+    async def list_page(self, bucket: str, query: Sequence[tuple[str, str]]) -> bytes:
+        """Ask for one page of the bucket's listing with these parameters; give S3's XML document as it came.
+
+        Raises SourceError by what S3 said, TransportError when no answer came, or one longer than a page can be.
+        """
+        answer = await self._exchange(self._asking_list(bucket, query))
+        if isinstance(answer, Fault):
+            raise _error_of_probe(answer, bucket)
+        async with answer:
+            return await answer.read(LIST_LIMIT_BYTES)
 
     async def _open_from(self, ref: ObjectRef, info: SourceInfo, offset: int) -> Answer:
         """GET the rest of the same version; SourceChanged if it is no longer there."""
@@ -235,6 +247,10 @@ class S3:
     ) -> _Ask:
         address = self._address(ref.bucket)
         return _Ask(address.origin, method, address.root + encode_path(ref.key), signed, unsigned)
+
+    def _asking_list(self, bucket: str, query: Sequence[tuple[str, str]]) -> _Ask:
+        address = self._address(bucket)
+        return _Ask(address.origin, "GET", f"{address.root.rstrip('/') or '/'}?{encode_query(query)}")
 
     async def _exchange(self, ask: _Ask) -> Answer | Fault:
         """Send, and if S3 calls our token expired send once more with a new one."""

@@ -1,19 +1,258 @@
-"""S3's side."""
+"""The objects of a bucket in key order, several stretches of it at once.
+
+S3 lists in the order of the keys' UTF-8 bytes, 1,000 a page, and each page waits for the one before. So the bucket is
+cut into stretches at prefixes that a listing with a delimiter shows, level by level for a bounded number of requests;
+the stretches are read side by side and given out one after the other (`ahead`). A stretch is the keys after one
+boundary up to and with the next: wherever the boundaries lie, and whatever changes meanwhile, no key is left out or
+told twice. A bucket of one page costs one request.
+
+Keys are asked for URL-encoded: XML 1.0 has no way to write most control characters. Pages are read whole, by expat; one
+that is cut short or refused (503 SlowDown) is asked for again, with back-off.
+
+Source: ListObjectsV2 in the Amazon S3 API Reference.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import itertools
+import re
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from urllib.parse import unquote_to_bytes
+from xml.parsers import expat
 
-from s3nsync.compare import SourceItem
+from s3nsync.compare import SourceItem, order
+from s3nsync.decide import MD5_ETAG
+from s3nsync.errors import BadAnswer, S3nsyncError
+from s3nsync.listing.ahead import in_order
+from s3nsync.listing.spill import by_key
+from s3nsync.pacing import Backoff
 from s3nsync.s3 import S3
 
+TRIES = 8
+"""Tries of one page; with the back-off below they take about half a minute."""
 
-def list_bucket(
-    s3: S3, bucket: str, prefix: str = "", *, after: str = "", parallel: int = 8
+DISCOVERY_REQUESTS = 32
+"""Requests spent on finding boundaries: a bucket that is worth it takes hundreds of pages."""
+
+BOUNDARIES = 2_000
+"""Boundaries after which no more are looked for."""
+
+STRETCH_PAGES = 4
+"""Pages that a stretch should have, by the density of the first page: shorter ones cost requests, longer ones wait."""
+
+
+@dataclass(slots=True)
+class ListingPage:
+    """One page of ListObjectsV2; `prefixes` are the common ones, `token` asks for the next page."""
+
+    items: list[SourceItem] = field(default_factory=list)
+    prefixes: list[str] = field(default_factory=list)
+    truncated: bool = False
+    token: str = ""
+
+
+async def list_bucket(
+    s3: S3,
+    bucket: str,
+    prefix: str = "",
+    *,
+    after: str = "",
+    parallel: int = 8,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    backoff: Backoff = Backoff(0.2, 10.0),  # noqa: B008  (a frozen value)
 ) -> AsyncGenerator[list[SourceItem], None]:
     """List the objects whose keys begin with `prefix`, in key order, from the first one after `after` on.
 
     Up to `parallel` stretches of the bucket are read at once. Close the generator when it is not read to its end.
     Raises SourceError by what S3 said, TransportError when no answer came, both after several tries of each page.
     """
-    raise NotImplementedError
+    lister = _Lister(s3, bucket, prefix, sleep, backoff)
+    first = await lister.page(after=after)
+    if first.items:
+        yield first.items
+    if not first.truncated:
+        return
+    if not first.items:
+        bounds: Sequence[str] = ()
+        reached = after
+    else:
+        reached = first.items[-1].key
+        bounds = await lister.boundaries(after=after, reached=reached, parallel=parallel)
+    stretches = itertools.pairwise([reached, *bounds, None])
+    rest = in_order(stretches, lambda ends: lister.stretch(ends[0] or "", ends[1]), parallel=parallel)
+    try:
+        async for items in rest:
+            yield items
+    finally:
+        await rest.aclose()
+
+
+class _Lister:
+    """Asks for pages of one bucket below one prefix."""
+
+    def __init__(
+        self, s3: S3, bucket: str, prefix: str, sleep: Callable[[float], Awaitable[None]], backoff: Backoff
+    ) -> None:
+        self._s3 = s3
+        self._bucket = bucket
+        self._prefix = prefix
+        self._sleep = sleep
+        self._backoff = backoff
+
+    async def page(
+        self, *, prefix: str | None = None, after: str = "", token: str = "", delimiter: str = ""
+    ) -> ListingPage:
+        """Get one page, again if need be: it is the same question every time."""
+        asked = {
+            "list-type": "2",
+            "encoding-type": "url",
+            "prefix": self._prefix if prefix is None else prefix,
+            "delimiter": delimiter,
+            "start-after": "" if token else after,
+            "continuation-token": token,
+        }
+        query = [(name, value) for name, value in asked.items() if value]
+        for failures in itertools.count(1):
+            try:
+                return read_page(await self._s3.list_page(self._bucket, query), self._bucket)
+            except S3nsyncError as error:
+                if not error.transient or failures == TRIES:
+                    raise
+                await self._sleep(self._backoff.delay_s(failures, error.retry_after_s))
+        raise AssertionError(query)
+
+    async def stretch(self, after: str, until: str | None) -> AsyncGenerator[list[SourceItem], None]:
+        """List the keys after one up to and with another."""
+        end = None if until is None else order(until)
+        token = ""
+        while True:
+            page = await self.page(after=after, token=token)
+            items = page.items
+            beyond = end is not None and bool(items) and order(items[-1].key) > end
+            if beyond and end is not None:
+                items = items[: bisect_right(items, end, key=by_key)]
+            if items:
+                yield items
+                after = items[-1].key
+            if beyond or not page.truncated:
+                return
+            if not page.token and not items:
+                raise BadAnswer(f"listing bucket {self._bucket}: S3 says there is more after {after!r}, but not how")
+            token = page.token
+
+    async def boundaries(self, *, after: str, reached: str, parallel: int) -> Sequence[str]:
+        """Find where to cut what comes after `reached`, the first page's last key: common prefixes, in key order."""
+        found: set[str] = set()
+        level = [self._prefix]
+        left = DISCOVERY_REQUESTS
+        while level and left > 0 and len(found) < BOUNDARIES:
+            asked, level = level[: min(left, parallel)], level[min(left, parallel) :]
+            lists = await asyncio.gather(*[self._prefixes_below(each, after, left // len(asked)) for each in asked])
+            left -= sum(requests for _, requests in lists)
+            for prefixes, _ in lists:
+                found.update(prefixes)
+                level.extend(prefixes)
+        later = sorted((each for each in found if order(each) > order(reached)), key=order)
+        # Of those that the first page reached, the last one may go on behind it.
+        a_page = len(found) - len(later) - 1
+        step = max(1, a_page * STRETCH_PAGES)
+        return later[step - 1 :: step]
+
+    async def _prefixes_below(self, prefix: str, after: str, most: int) -> tuple[list[str], int]:
+        """Give the common prefixes just below one, and how many requests it took: `most` at most, and one at least."""
+        found: list[str] = []
+        token = ""
+        for requests in itertools.count(1):
+            # Boundaries before `after` would be of no use; a longer one begins with it and must be skipped by hand.
+            page = await self.page(prefix=prefix, after=max(after, prefix), token=token, delimiter="/")
+            found += page.prefixes
+            if not page.token or not page.truncated or not page.prefixes or requests >= most:
+                return found, requests
+            token = page.token
+        raise AssertionError(prefix)
+
+
+# --- reading a page --------------------------------------------------------------------------------------------
+
+_QUOTED = re.compile("[%+]")
+
+
+def read_page(document: bytes, bucket: str) -> ListingPage:
+    """Read one answer to ListObjectsV2 that was asked for URL-encoded; BadAnswer for anything else."""
+    reader = _PageReader()
+    try:
+        reader.parser.Parse(document, True)  # noqa: FBT003 -- expat's own signature
+        return reader.page()
+    except (expat.ExpatError, KeyError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise BadAnswer(f"listing bucket {bucket}: the page cannot be read: {why}", sent=True) from error
+
+
+class _PageReader:
+    """Collects the text of elements, and makes an item whenever one of <Contents> ends.
+
+    Every element's text is kept under its name until it is used, so a nested element that we do not know is harmless.
+    """
+
+    def __init__(self) -> None:
+        self.root = ""
+        self._items: list[SourceItem] = []
+        self._prefixes: list[str] = []
+        self._said: dict[str, str] = {}
+        self._text = ""
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartDoctypeDeclHandler = self._on_doctype
+        self.parser.StartElementHandler = self._on_start
+        self.parser.EndElementHandler = self._on_end
+        self.parser.CharacterDataHandler = self._on_text
+
+    def page(self) -> ListingPage:
+        """Give what was read; ValueError when it is no listing, KeyError when it does not say whether there is more."""
+        if self.root != "ListBucketResult":
+            raise ValueError(f"its root is <{self.root}>")
+        truncated = self._said["IsTruncated"] == "true"
+        return ListingPage(self._items, self._prefixes, truncated, self._said.get("NextContinuationToken", ""))
+
+    def _on_doctype(self, *_: object) -> None:
+        raise ValueError("it has a document type declaration, which S3 never sends")
+
+    def _on_start(self, name: str, _attributes: dict[str, str]) -> None:
+        if not self.root:
+            self.root = name
+        self._text = ""
+
+    def _on_text(self, text: str) -> None:
+        self._text += text
+
+    def _on_end(self, name: str) -> None:
+        if name == "Contents":
+            self._items.append(_item(self._said))
+        elif name == "CommonPrefixes":
+            self._prefixes.append(_unquoted(self._said.pop("Prefix")))
+        else:
+            self._said[name] = self._text
+        self._text = ""
+
+
+def _item(said: dict[str, str]) -> SourceItem:
+    etag = said.pop("ETag", "").strip('"')
+    return SourceItem(
+        _unquoted(said.pop("Key")),
+        int(said.pop("Size")),
+        int(datetime.fromisoformat(said.pop("LastModified")).timestamp()),
+        etag,
+        None,
+        etag if MD5_ETAG.fullmatch(etag) else None,
+        said.pop("StorageClass", ""),
+    )
+
+
+def _unquoted(text: str) -> str:
+    if not _QUOTED.search(text):
+        return text
+    return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "surrogateescape")

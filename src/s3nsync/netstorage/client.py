@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -157,6 +157,15 @@ class NetStorage:
                 return Applied(repeated=True)
             raise
 
+    async def make_parents(self, path: str, *, guard: Callable[[], None] = nothing) -> bool:
+        """Make the directories above `path` that are missing (FileStore needs them); False if they were all there."""
+        above = [path[:at] for at, char in enumerate(path) if char == "/"][2:]  # neither the root nor the CP code
+        if not above or await self.stat(above[-1], implicit=True) is not None:
+            return False
+        for directory in above:
+            await self.mkdir(directory, guard=guard)
+        return True
+
     async def symlink(
         self, path: str, target: str, *, mtime_s: int | None = None, guard: Callable[[], None] = nothing
     ) -> Applied:
@@ -218,6 +227,22 @@ class NetStorage:
         bounds = {"start": start, "end": end, "prefix": prefix}
         page = await self._xml("dir", path, options | bounds, wire.XmlReader.page)
         return wire.with_slashes_of(page, path)
+
+    async def dir_into(self, path: str, begin: Callable[[], Callable[[Sequence[Entry]], None]]) -> str | None:
+        """List a directory's direct children as they come in, for one that may be too large to be held.
+
+        `begin` is called once for each try of the request, and gives what takes that try's entries. Gives where to go
+        on, by `dir_page`: None from FileStore, which tells the whole directory at once.
+        """
+
+        async def consume(answer: Answer) -> str | None:
+            take, reader = begin(), wire.XmlReader(f"dir {path}")
+            await _feed(reader, answer, f"dir {path}", lambda: take(wire.with_slashes_of(reader.part(), path).entries))
+            page = wire.with_slashes_of(reader.page(), path)
+            take(page.entries)
+            return page.resume
+
+        return await self._caller.read(Call("GET", "dir", path, {"format": "xml", "encoding": "utf-8"}), consume)
 
     async def dir(
         self, path: str, *, start: str | None = None, end: str | None = None, prefix: str | None = None
@@ -320,17 +345,22 @@ class NetStorage:
     async def _xml(self, action: str, path: str, options: Options, result: Callable[[wire.XmlReader], T]) -> T:
         async def consume(answer: Answer) -> T:
             reader = wire.XmlReader(f"{action} {path}")
-            size_bytes = 0
-            async with answer:
-                async for chunk in answer.chunks():
-                    size_bytes += len(chunk)
-                    if size_bytes > LISTING_LIMIT_BYTES:
-                        msg = f"{action} {path}: the answer is longer than {LISTING_LIMIT_BYTES >> 20} MiB"
-                        raise BadAnswer(msg, sent=True)
-                    reader.feed(chunk)
+            await _feed(reader, answer, f"{action} {path}")
             return result(reader)
 
         return await self._caller.read(Call("GET", action, path, options), consume)
+
+
+async def _feed(reader: wire.XmlReader, answer: Answer, what: str, fed: Callable[[], None] = nothing) -> None:
+    """Read an answer to its end; `fed` is called after each chunk."""
+    size_bytes = 0
+    async with answer:
+        async for chunk in answer.chunks():
+            size_bytes += len(chunk)
+            if size_bytes > LISTING_LIMIT_BYTES:
+                raise BadAnswer(f"{what}: the answer is longer than {LISTING_LIMIT_BYTES >> 20} MiB", sent=True)
+            reader.feed(chunk)
+            fed()
 
 
 async def _as_it_is(answer: Answer) -> Answer:

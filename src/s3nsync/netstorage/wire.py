@@ -286,8 +286,13 @@ class XmlReader:
         """Read on."""
         self._parse(chunk, final=False)
 
+    def part(self) -> Page:
+        """Give the entries read since the last part, while the document goes on."""
+        entries, self._entries = self._entries, []
+        return Page(tuple(entries))
+
     def page(self) -> Page:
-        """End the document and give its entries."""
+        """End the document and give its entries, but for those given in parts."""
         self._finish("stat", "list")
         return Page(tuple(self._entries), self._resume)
 
