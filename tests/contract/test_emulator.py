@@ -967,6 +967,7 @@ async def test_control() -> None:
         assert await control("/health") == (200, {"status": "ok"})
         assert await control("/snapshot") == (200, {f"/{CPCODE}/x": {"size_bytes": 3, "md5": MD5_ABC, "mtime_s": 1}})
         expected = {"method": "PUT", "action": "upload", "path": f"/{CPCODE}/x", "status": 200, "fault": ""}
+        expected |= {"began_s": NOW_S, "ended_s": NOW_S}
         assert await control("/requests") == (200, [expected])
         assert await control("/faults", "POST", [{"kind": "status", "status": 429}]) == (200, {"faults": 1})
         assert emulator.faults == (Fault(kind="status", status=429),)

@@ -51,13 +51,18 @@ class Dropped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One line of the log: `status` is 0 when no answer was sent, `fault` names the faults met, comma-separated."""
+    """One line of the log: `status` is 0 when no answer was sent, `fault` names the faults met, comma-separated.
+
+    The times are Unix seconds: when the head was read, and when the answer was about to be sent or the request failed.
+    """
 
     method: str
     action: str
     path: str
     status: int
     fault: str
+    began_s: float
+    ended_s: float
 
 
 @dataclass(slots=True)
@@ -130,6 +135,7 @@ class Exchange:
         self._met: list[str] = []
         self._action = ""
         self._skew_s = world.skew_s
+        self._began_s = world.now_s()
 
     async def run(self) -> bool:
         """Serve the request; return whether the connection can carry another one."""
@@ -150,7 +156,17 @@ class Exchange:
 
     def _note(self, status: int) -> None:
         path = "/" + decode_path(self._head.target).decode("utf-8", "backslashreplace")
-        self._world.ledger.note(Request(self._head.method, self._action, path, status, ",".join(self._met)))
+        self._world.ledger.note(
+            Request(
+                self._head.method,
+                self._action,
+                path,
+                status,
+                ",".join(self._met),
+                self._began_s,
+                self._world.now_s(),
+            )
+        )
 
     async def _answer(self) -> Answer:
         try:
