@@ -77,10 +77,10 @@ variable "routes" {
     condition = var.routes == null || try(alltrue([
       for route in var.routes : length(setsubtract(keys(route), [
         "bucket", "cpcode", "directory", "prefix", "strip_prefix", "include", "exclude",
-        "account", "deletes", "folder_markers", "content_encoding", "settle_s",
+        "account", "deletes", "trash", "folder_markers", "content_encoding", "settle_s",
       ])) == 0
     ]), false)
-    error_message = "routes: must be a list of objects with no other keys than bucket, cpcode, directory, prefix, strip_prefix, include, exclude, account, deletes, folder_markers, content_encoding and settle_s."
+    error_message = "routes: must be a list of objects with no other keys than bucket, cpcode, directory, prefix, strip_prefix, include, exclude, account, deletes, trash, folder_markers, content_encoding and settle_s."
   }
 }
 

@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext,
 from dataclasses import dataclass, field, replace
 
 from s3nsync.engine import Debt
-from s3nsync.errors import LeaseLost, S3nsyncError
+from s3nsync.errors import LeaseLost, S3nsyncError, TargetMissing
 from s3nsync.events import Burial, dedup_id, encode, group_id
 from s3nsync.model import Change, Delivery, Gone, ObjectRef, QueueName, Route, SourceInfo
-from s3nsync.netstorage.wire import AtEnd, Entry, Removed, Uploaded
+from s3nsync.netstorage.wire import Applied, AtEnd, Entry, Removed, Uploaded
 from s3nsync.queues import Depth
 
 NOW_S = 1_800_000_000.0
@@ -145,6 +145,24 @@ class FakeTarget:
         guard()
         await self._act()
         return Removed(self.files.pop(path, None) is not None, self.repeated)
+
+    async def rename(self, source: str, destination: str, *, guard: Callable[[], None]) -> Applied:
+        self.calls.append(f"rename {source} {destination}")
+        guard()
+        await self._act()
+        if source not in self.files or destination.rpartition("/")[0] not in self.directories:
+            raise TargetMissing("404")
+        self.files[destination] = self.files.pop(source)
+        return Applied(self.repeated)
+
+    async def make_parents(self, path: str, *, guard: Callable[[], None]) -> bool:
+        self.calls.append(f"make parents {path}")
+        guard()
+        await self._act()
+        parent = path.rpartition("/")[0]
+        is_missing = parent not in self.directories
+        self.directories.add(parent)
+        return is_missing
 
     async def stat(self, path: str) -> Entry | None:
         self.calls.append(f"stat {path}")

@@ -34,7 +34,10 @@ ROUTE_KEYS = {
     "include": "Shell-style patterns over the whole key (`*` also crosses `/`); one must match. None means every key.",
     "exclude": "Patterns of keys to leave out; wins over `include`.",
     "account": "The upload account, by its name under `accounts`.",
-    "deletes": "`mirror` deletes on NetStorage what is deleted in S3; `ignore` leaves it there.",
+    "deletes": "`mirror` deletes on NetStorage what is deleted in S3; `ignore` leaves it there; `trash` moves it to the"
+    " directory `trash`, with the time behind its name.",
+    "trash": 'With `deletes = "trash"`: a directory of the same CP code, outside of all routes\' own. Deleted files'
+    " keep their path below it; nobody empties it but you.",
     "folder_markers": "Keys that end in `/` (the S3 console's empty folders): `ignore` them, or `mkdir`.",
     "content_encoding": "NetStorage cannot hold Content-Encoding. `warn` copies such an object's bytes as they are and"
     " says so in the log; `reject` puts it aside in the dead-letter queue.",

@@ -3,6 +3,7 @@
     S3 says               the route says        NetStorage (if asked)      so
     --------------------  --------------------  -------------------------  --------------------------
     there is no such key  deletes = mirror      -                          Delete
+    there is no such key  deletes = trash       -                          Delete, into the trash
     there is no such key  deletes = ignore      -                          Nothing
     here it is            settle time not over  -                          Wait
     here it is            encoding = reject     -                          Reject (if it is encoded)
@@ -67,7 +68,9 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Remove what is at the path."""
+    """Remove what is at the path, or move it to the route's trash."""
+
+    to_trash: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ def decide(
     if isinstance(source, Gone):
         if route.deletes == "ignore":
             return Nothing("deleted in S3, and this route keeps what was copied")
-        return Delete()
+        return Delete(to_trash=route.deletes == "trash")
     wait_s = source.last_modified_s + route.settle_s - now_s
     if route.settle_s > 0 and wait_s > 0:
         return Wait(f"settling: written less than {route.settle_s:g} s ago", wait_s)

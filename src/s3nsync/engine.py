@@ -4,7 +4,7 @@
     1 source.open    one GET: what is true in S3 now (the event is only a hint)
     2 target.stat    only on later attempts and for checks
     3 decide         pure: Upload | Delete | Nothing | Wait | Reject
-    4 target.upload / target.delete, guarded by the lease
+    4 target.upload / target.delete / target.rename into the trash, guarded by the lease
     5 not alone with the key (bulk and check queues)? source.head again; different: back to 1
 
 The engine neither acks nor remembers. What it leaves for the worker beside the Outcome is the hand's `Debt`: whether
@@ -37,8 +37,17 @@ from s3nsync.decide import (
     outcome_of,
     wants_stat,
 )
-from s3nsync.errors import LeaseLost, S3nsyncError, SourceChanged, TargetError, TargetPrecondition, TransportError
-from s3nsync.mapping import FolderMarker, OutOfScope, Placed, Refused, place
+from s3nsync.errors import (
+    LeaseLost,
+    S3nsyncError,
+    SourceChanged,
+    TargetConflict,
+    TargetError,
+    TargetMissing,
+    TargetPrecondition,
+    TransportError,
+)
+from s3nsync.mapping import FolderMarker, OutOfScope, Placed, Refused, place, trash_path
 from s3nsync.model import (
     Change,
     Copied,
@@ -53,7 +62,7 @@ from s3nsync.model import (
     SourceInfo,
     Unchanged,
 )
-from s3nsync.netstorage.wire import AtEnd, Entry, Removed, Uploaded
+from s3nsync.netstorage.wire import Applied, AtEnd, Entry, Removed, Uploaded
 
 T = TypeVar("T")
 
@@ -126,6 +135,12 @@ class Target(Protocol):
 
     async def delete(self, path: str, *, guard: Callable[[], None]) -> Removed:
         """Remove the file; fine if there is none."""
+
+    async def rename(self, source: str, destination: str, *, guard: Callable[[], None]) -> Applied:
+        """Move the file; TargetMissing if there is none, or no directory for it."""
+
+    async def make_parents(self, path: str, *, guard: Callable[[], None]) -> bool:
+        """Make the directories above the path; False if they were all there."""
 
     async def stat(self, path: str) -> Entry | None:
         """Look at the path; None when there is nothing."""
@@ -374,15 +389,47 @@ class Replicator:
             reason = f"brake: too many deletes in a minute on {placed.route}; is the bucket being emptied by mistake?"
             self.gate.hold(placed.route, rest_s, reason)
             return Retry(reason, rest_s, failed=False)
-        guard = _guard(hand, whole=True)
         try:
-            await self._pay(placed.route, hand)
-            removed = await self._ask(placed.route, self.targets[placed.route.account].delete(placed.path, guard=guard))
+            return await (self._discard if action.to_trash else self._delete)(placed, hand)
         except S3nsyncError as error:
             hand.debt.failed(error)
             raise
+
+    async def _delete(self, placed: Placed, hand: Hand) -> Outcome:
+        guard = _guard(hand, whole=True)
+        await self._pay(placed.route, hand)
+        removed = await self._ask(placed.route, self.targets[placed.route.account].delete(placed.path, guard=guard))
         hand.debt.answered(repeated=removed.repeated)
         return Deleted(placed.path, existed=removed.existed)
+
+    async def _discard(self, placed: Placed, hand: Hand) -> Outcome:
+        """Move the file to the route's trash; that there is none, or none any more, is fine.
+
+        A first refusal may also mean that the trash lacks a directory (FileStore needs each): if one had to be made,
+        the file is moved once more.
+        """
+        target = self.targets[placed.route.account]
+        trash = trash_path(placed.route, placed.path, self.now_s())
+        for may_lack_room in (True, False):
+            await self._pay(placed.route, hand)
+            try:
+                rename = target.rename(placed.path, trash, guard=_guard(hand, whole=True))
+                moved = await self._ask(placed.route, rename)
+            except (TargetMissing, TargetConflict) as error:
+                hand.debt.failed(error)
+                if may_lack_room and await self._make_room(placed.route, trash, hand):
+                    continue
+                if isinstance(error, TargetConflict):
+                    raise
+                return Deleted(placed.path, existed=False)
+            hand.debt.answered(repeated=moved.repeated)
+            return Deleted(placed.path, existed=True, trash=trash)
+        raise AssertionError(placed)
+
+    async def _make_room(self, route: Route, trash: str, hand: Hand) -> bool:
+        """Make the directories above a place in the trash; one that is made late does no harm, so it owes nothing."""
+        await self._pay(route, hand)
+        return await self._ask(route, self.targets[route.account].make_parents(trash, guard=hand.check))
 
     async def _act_on_object(self, change: Change, placed: Placed, opened: Opened, hand: Hand) -> Outcome:
         entry = await self._stat(placed, hand) if wants_stat(change, hand.attempt) else None

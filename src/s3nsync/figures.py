@@ -65,6 +65,7 @@ def record(settled: Report, now_s: float) -> dict[str, object]:
         "bucket": change.ref.bucket if change is not None else None,
         "key": change.ref.key if change is not None else None,
         "path": getattr(outcome, "path", None),
+        "trash": getattr(outcome, "trash", None),
         "bytes": size_bytes(outcome) if isinstance(outcome, Copied) else None,
         "seconds": round(settled.seconds, 3),
         "attempt": settled.attempt,

@@ -152,7 +152,8 @@ def settings_from_env(env: Mapping[str, str]) -> Settings:
     if not env.get("S3NSYNC_ROUTES"):
         raise ConfigError("S3NSYNC_ROUTES is not set", hint="set it to the JSON list of routes")
     return Settings(
-        routes=mapping.routes_from_json(env["S3NSYNC_ROUTES"]),
+        # Whether a key is misspelt is for Terraform and the worker to say: only scope matters here.
+        routes=mapping.routes_from_json(env["S3NSYNC_ROUTES"], unknown="ignore"),
         queue_url=queue_url,
         failure_queue_url=env.get("S3NSYNC_FAILURE_QUEUE_URL") or None,
         dead_queue_url=env.get("S3NSYNC_DEAD_QUEUE_URL") or None,

@@ -23,8 +23,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from s3nsync.errors import ConfigError
 from s3nsync.model import ObjectRef, Route
@@ -97,6 +98,25 @@ def target_directory(route: Route) -> str:
     return f"/{route.cpcode}/{route.directory}".rstrip("/")
 
 
+def trash_path(route: Route, path: str, now_s: float) -> str:
+    """Give the place in the route's trash for what lies at `path` and is deleted now (Unix seconds).
+
+    It keeps its path below the CP code, with the time behind its name: what NetStorage does with a rename onto a name
+    that is taken is not documented, so no name is used twice, and every deleted version stays. A name that would
+    become too long is cut.
+    """
+    moment = datetime.fromtimestamp(now_s, UTC)
+    suffix = f".{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z"
+    directory, _, name = path.removeprefix(f"/{route.cpcode}/").rpartition("/")
+    short = name.encode()[: MAX_SEGMENT_BYTES - len(suffix)].decode(errors="ignore")
+    return "/".join(part for part in (trash_directory(route), directory, short + suffix) if part)
+
+
+def trash_directory(route: Route) -> str:
+    """Give the directory that the route moves deleted files to, if it does."""
+    return f"/{route.cpcode}/{route.trash}"
+
+
 def _left_out(key: str, route: Route) -> str | None:
     """Say why the route's patterns leave the key out."""
     for pattern in route.exclude:
@@ -160,8 +180,11 @@ def _segment_fault(segment: str) -> str | None:
 # --- reading and writing routes --------------------------------------------------------------------------------
 
 
-def routes_from_json(text: str) -> tuple[Route, ...]:
-    """Read and check a JSON list of routes; raises ConfigError with every mistake in it."""
+def routes_from_json(text: str, *, unknown: Literal["refuse", "ignore"] = "refuse") -> tuple[Route, ...]:
+    """Read and check a JSON list of routes; raises ConfigError with every mistake in it.
+
+    `unknown` keys are refused, as a rule: most are misspelt.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -169,7 +192,7 @@ def routes_from_json(text: str) -> tuple[Route, ...]:
         raise ConfigError(f"routes: not JSON{where}", hint=_ROUTES_HINT) from None
     if not isinstance(data, list):
         raise ConfigError("routes: a JSON list is wanted", hint=_ROUTES_HINT)
-    read = [_read_route(each, f"routes[{number}]") for number, each in enumerate(data)]
+    read = [_read_route(each, f"routes[{number}]", unknown) for number, each in enumerate(data)]
     _raise_for(list(itertools.chain.from_iterable(mistakes for _, mistakes in read)))
     routes = tuple(route for route, _ in read)
     check_routes(routes)
@@ -189,12 +212,14 @@ def routes_to_json(routes: Iterable[Route]) -> str:
 
 def route_from_mapping(data: Mapping[str, object], where: str) -> Route:
     """Read one route; raises ConfigError with every mistake in it, each with its place (`where` and the key)."""
-    route, mistakes = _read_route(data, where)
+    route, mistakes = _read_route(data, where, "refuse")
     _raise_for(mistakes)
     return route
 
 
 _ROUTES_HINT = 'a route is at least {"bucket": "my-bucket", "cpcode": "123456"}; docs/configuration.md has all keys'
+
+DEFAULT_TRASH: Final[str] = Route("", "").trash
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")  # old and Ceph's names too, but no path, no ARN
 _CPCODE: Final = re.compile(r"[0-9]{1,20}")
@@ -269,12 +294,13 @@ class _Reader:
         return 0.0
 
 
-def _read_route(data: object, where: str) -> tuple[Route, list[str]]:
+def _read_route(data: object, where: str, unknown: Literal["refuse", "ignore"]) -> tuple[Route, list[str]]:
     """Read a route as far as it goes, and tell what is wrong with it."""
     if not isinstance(data, Mapping):
         return Route("", ""), [f"{where}: {_shown(data)} is not a route"]
     read = _Reader(data, where)
-    read.unknown([each.name for each in fields(Route)])
+    if unknown == "refuse":
+        read.unknown([each.name for each in fields(Route)])
     route = Route(
         bucket=read.matching("bucket", _BUCKET, "a bucket name"),
         cpcode=read.matching("cpcode", _CPCODE, "a CP code (digits only)"),
@@ -284,7 +310,8 @@ def _read_route(data: object, where: str) -> tuple[Route, list[str]]:
         include=read.patterns("include"),
         exclude=read.patterns("exclude"),
         account=read.matching("account", _ACCOUNT, "an account name (letters, digits, _ and -)", "default"),
-        deletes=read.choice("deletes", ("mirror", "ignore")),
+        deletes=read.choice("deletes", ("mirror", "ignore", "trash")),
+        trash=read.text("trash", DEFAULT_TRASH).strip("/"),
         folder_markers=read.choice("folder_markers", ("ignore", "mkdir")),
         content_encoding=read.choice("content_encoding", ("warn", "reject")),
         settle_s=read.seconds("settle_s", MAX_SETTLE_S),
@@ -309,7 +336,26 @@ def _route_faults(route: Route) -> list[str]:
         faults.append(f"strip_prefix: {_shown(route.strip_prefix)} is no leading part of prefix {_shown(route.prefix)}")
     elif fault := _prefix_fault(route.prefix[len(route.strip_prefix) :]):
         faults.append(f"prefix: no key under it can be placed: it {fault}")
+    return faults + _trash_faults(route)
+
+
+def _trash_faults(route: Route) -> list[str]:
+    """Tell what is wrong with the place for deleted files."""
+    if route.deletes != "trash":
+        return [] if route.trash == DEFAULT_TRASH else ["trash: has no effect without deletes = 'trash'"]
+    if not route.trash:
+        return ["trash: must name a directory below the CP code"]
+    faults = [f"trash: {fault}" for part in _parts(route.trash) if (fault := _segment_fault(part))]
+    if _overlap(trash_directory(route), target_directory(route)):
+        what = "give the route a directory of its own" if not route.directory else "name another directory"
+        faults.append(f"trash: {trash_directory(route)} and the route's own files would lie in one another; {what}")
     return faults
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Say whether two directories are the same, or one lies in the other."""
+    first, second = f"{one}/", f"{other}/"
+    return first.startswith(second) or second.startswith(first)
 
 
 def _parts(directory: str) -> list[str]:
@@ -338,6 +384,11 @@ def check_routes(routes: Sequence[Route]) -> None:
             mistakes.append(f"two routes take s3://{one.bucket}/{one.prefix}*: merge them, or make one prefix longer")
         elif _targets_meet(one, other) and not _agree(one, other):
             mistakes.append(f"these write to the same place: {one} and {other}; give each a directory of its own")
+        mistakes += [
+            f"the trash {trash_directory(first)} of {first} meets the files of {second}; name another directory"
+            for first, second in ((one, other), (other, one))
+            if first.deletes == "trash" and _overlap(trash_directory(first), target_directory(second))
+        ]
     _raise_for(mistakes)
 
 

@@ -67,7 +67,8 @@ class Route:
     `include` and `exclude` are shell-style patterns matched against the whole key (`*` also crosses `/`); an empty
     `include` means everything, `exclude` wins. `strip_prefix` must be a leading part of `prefix`; it is cut from the
     key before `directory` is put in front. `settle_s` holds a write back until that long after the object's
-    LastModified, because NetStorage advises against rapid overwrites of one name.
+    LastModified, because NetStorage advises against rapid overwrites of one name. With `deletes = "trash"` what is
+    deleted in S3 is moved to the directory `trash` of the same CP code (`mapping.trash_path`).
     """
 
     bucket: str
@@ -78,7 +79,8 @@ class Route:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     account: str = "default"
-    deletes: Literal["mirror", "ignore"] = "mirror"
+    deletes: Literal["mirror", "ignore", "trash"] = "mirror"
+    trash: str = ".s3nsync-trash"
     folder_markers: Literal["ignore", "mkdir"] = "ignore"
     content_encoding: Literal["warn", "reject"] = "warn"
     settle_s: float = 0.0
@@ -157,10 +159,14 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """S3 has no such object, and neither has NetStorage now; `existed` is false if it was gone already."""
+    """S3 has no such object, and neither has NetStorage now; `existed` is false if it was gone already.
+
+    `trash` is where the file went, None if it was removed or had gone already.
+    """
 
     path: str
     existed: bool
+    trash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ run "routes_take_their_place" {
     routes = [
       { bucket = "media", cpcode = "123456", prefix = "video/", strip_prefix = "video/", directory = "v", include = ["*.mp4"] },
       { bucket = "media", cpcode = 654321, prefix = "images/", deletes = "ignore", settle_s = 5 },
+      { bucket = "site", cpcode = "654321", directory = "site", deletes = "trash", trash = "bin" },
     ]
   }
 
@@ -41,6 +42,7 @@ run "routes_take_their_place" {
     condition = jsondecode(output.routes_json) == [
       { bucket = "media", cpcode = "123456", prefix = "video/", strip_prefix = "video/", directory = "v", include = ["*.mp4"] },
       { bucket = "media", cpcode = "654321", prefix = "images/", deletes = "ignore", settle_s = 5 },
+      { bucket = "site", cpcode = "654321", directory = "site", deletes = "trash", trash = "bin" },
     ]
     error_message = "Routes pass as they were written, with nothing added."
   }

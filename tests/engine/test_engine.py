@@ -96,6 +96,93 @@ async def test_a_missing_object_is_deleted_and_one_already_gone_is_fine() -> Non
     assert world.target.calls == [f"delete {PATH}"] * 2
 
 
+def _lost_after_sending() -> errors.S3nsyncError:
+    error = errors.ConnectionLost("cut", sent=True)
+    error.ambiguous = True
+    return error
+
+
+TRASHING = replace(ROUTE, deletes="trash")
+TRASH = "/123456/.s3nsync-trash/web/a b.txt.20270115T080000.000Z"
+
+
+async def test_where_the_route_has_a_trash_a_deleted_object_is_moved_there() -> None:
+    """One GET and one rename; the trash's directories are made when the first refusal shows that they are missing."""
+    world = World(TRASHING)
+    world.target.files[PATH] = (b"old", 1)
+    hand = FakeHand()
+    assert await world.replicate(hand=hand) == Deleted(PATH, existed=True, trash=TRASH)
+    assert world.target.calls == [f"rename {PATH} {TRASH}", f"make parents {TRASH}", f"rename {PATH} {TRASH}"]
+    assert world.target.files == {TRASH: (b"old", 1)}
+    assert (hand.debt.sent, hand.debt.may_land) == (True, False)
+    world.target.calls.clear()
+    world.target.files[PATH] = (b"new", 2)
+    assert await world.replicate(hand=FakeHand()) == Deleted(PATH, existed=True, trash=TRASH)
+    assert world.target.calls == [f"rename {PATH} {TRASH}"]
+
+
+async def test_moving_what_is_gone_already_is_fine() -> None:
+    """A duplicate, or a Check: the missing directories are looked at once, so that a 404 is not misread."""
+    world = World(TRASHING)
+    for calls in (3, 2):
+        hand = FakeHand()
+        assert await world.replicate(hand=hand) == Deleted(PATH, existed=False)
+        assert not hand.debt.may_land
+        assert len(world.target.calls) == calls
+        world.target.calls.clear()
+
+
+def _gone_after_an_unanswered_try() -> errors.S3nsyncError:
+    error = errors.TargetMissing("404")
+    error.ambiguous = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "ambiguous"),
+    [
+        ([errors.TargetUnavailable("503")], Retry, False),
+        ([_lost_after_sending()], Retry, True),
+        ([_gone_after_an_unanswered_try()], Deleted, True),
+        ([errors.TargetRefused("400", hint="a rename stays within one CP code")], Rejected, False),
+        ([errors.TargetConflict("409"), None, errors.TargetConflict("409")], Rejected, False),
+        ([errors.TargetMissing("404"), errors.TargetConflict("409: a file is in the way")], Rejected, False),
+    ],
+)
+async def test_a_failed_move_owes_what_a_failed_delete_would(
+    script: list[errors.S3nsyncError | None], outcome: type[Outcome], ambiguous: bool
+) -> None:
+    """The debt is that of any write, and nothing is removed because it could not be moved."""
+    world = World(TRASHING)
+    world.target.files[PATH] = (b"old", 1)
+    world.target.script = list(script)
+    hand = FakeHand()
+    assert isinstance(await world.replicate(hand=hand), outcome)
+    assert hand.debt.may_land is ambiguous
+    assert not any(call.startswith("delete") for call in world.target.calls)
+
+
+async def test_a_move_repeated_in_place_is_ambiguous() -> None:
+    """The first try may still land, on a newer object."""
+    world = World(TRASHING)
+    world.target.repeated = True
+    world.target.files[PATH] = (b"old", 1)
+    world.target.directories.add(TRASH.rpartition("/")[0])
+    hand = FakeHand()
+    await world.replicate(hand=hand)
+    assert hand.debt.ambiguous
+
+
+async def test_a_lease_lost_before_the_move_moves_nothing() -> None:
+    """Nor before the second try of it."""
+    for lose_after, calls in ((1, 1), (3, 3)):
+        world = World(TRASHING)
+        world.target.files[PATH] = (b"old", 1)
+        with pytest.raises(errors.LeaseLost):
+            await world.replicate(hand=FakeHand(lose_after=lose_after))
+        assert (PATH in world.target.files, len(world.target.calls)) == (True, calls)
+
+
 async def test_what_the_event_said_never_steers() -> None:
     """A delete event for an object that exists again copies it."""
     world = World()
@@ -264,12 +351,6 @@ async def test_a_lease_lost_after_the_answer_is_noticed() -> None:
     assert PATH in world.target.files
 
 
-def _lost_after_sending() -> errors.S3nsyncError:
-    error = errors.ConnectionLost("cut", sent=True)
-    error.ambiguous = True
-    return error
-
-
 @pytest.mark.parametrize(
     ("error", "ambiguous"),
     [
@@ -330,9 +411,10 @@ async def test_a_failed_upload_deletes_nothing() -> None:
         errors.TlsRefused("certificate"),
     ],
 )
-async def test_no_error_of_s3_ever_deletes(error: errors.S3nsyncError) -> None:
-    """Only an absence that S3 states deletes (G2)."""
-    world = World()
+@pytest.mark.parametrize("route", [ROUTE, TRASHING])
+async def test_no_error_of_s3_ever_deletes(error: errors.S3nsyncError, route: Route) -> None:
+    """Only an absence that S3 states deletes, or moves to the trash (G2)."""
+    world = World(route)
     world.target.files[PATH] = (b"old", 1)
     world.source.script = [error]
     outcome = await world.replicate(Change(REF, "delete"))
@@ -406,9 +488,10 @@ async def _nothing(_path: str) -> None:
     return None
 
 
-async def test_the_brake_stops_live_deletes_and_says_so() -> None:
+@pytest.mark.parametrize("route", [ROUTE, TRASHING])
+async def test_the_brake_stops_live_deletes_and_says_so(route: Route) -> None:
     """Above the limit nothing is deleted, nothing is buried, and receiving pauses; bulk work is capped elsewhere."""
-    world = World()
+    world = World(route)
     world.target.files[PATH] = (b"old", 1)
     world.brake_s = 12.0
     outcome = await world.replicate(Change(REF, "delete"))

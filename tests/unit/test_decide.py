@@ -44,7 +44,8 @@ def _decide(
 @pytest.mark.parametrize("gone", [Gone("no-such-key"), Gone("delete-marker")])
 def test_absence_deletes_where_the_route_mirrors_deletes(gone: Gone) -> None:
     """Either kind of absence that S3 states deletes, unless the route keeps what was copied."""
-    assert isinstance(_decide(ROUTE, gone), Delete)
+    assert _decide(ROUTE, gone) == Delete(to_trash=False)
+    assert _decide(replace(ROUTE, deletes="trash"), gone) == Delete(to_trash=True)
     kept = _decide(replace(ROUTE, deletes="ignore"), gone)
     assert isinstance(kept, Nothing)
     assert not kept.unchanged

@@ -428,6 +428,8 @@ def test_settings_come_from_the_environment() -> None:
     env = {"S3NSYNC_ROUTES": mapping.routes_to_json(SETTINGS.routes), "QUEUE_URL": LIVE}
     both = {"S3NSYNC_FAILURE_QUEUE_URL": FAILURES, "S3NSYNC_DEAD_QUEUE_URL": DEAD}
     assert intake.settings_from_env(env | both) == SETTINGS
+    newer = {"S3NSYNC_ROUTES": env["S3NSYNC_ROUTES"].replace('"bucket"', '"shelf_life_s":7,"bucket"')}
+    assert intake.settings_from_env(env | both | newer) == SETTINGS
     old = {"queueUrl": LIVE, "S3NSYNC_ROUTES": env["S3NSYNC_ROUTES"], "S3NSYNC_DEAD_QUEUE_URL": ""}
     assert intake.settings_from_env(old) == Settings(SETTINGS.routes, LIVE)
 

@@ -234,7 +234,8 @@ FULL: dict[str, Any] = {
     "include": ["*.jpg"],
     "exclude": ["*.tmp", "x/*"],
     "account": "other",
-    "deletes": "ignore",
+    "deletes": "trash",
+    "trash": "bin",
     "folder_markers": "mkdir",
     "content_encoding": "reject",
     "settle_s": 2.5,
@@ -264,6 +265,63 @@ def mistakes(text: str) -> list[str]:
     return caught.value.message.splitlines()
 
 
+def _trashing(directory: str, trash: str) -> str:
+    return json.dumps([{"bucket": "b", "cpcode": "1", "directory": directory, "deletes": "trash", "trash": trash}])
+
+
+def test_the_lambda_minds_no_key_that_it_does_not_know() -> None:
+    """A policy of a newer worker must not stop the events; mistakes in what is known still do."""
+    text = '[{"bucket":"b","cpcode":"123456","shelf_life_s":7}]'
+    assert mapping.routes_from_json(text, unknown="ignore") == (PLAIN,)
+    with pytest.raises(ConfigError, match="cpcode: 'x' is not"):
+        mapping.routes_from_json(text.replace("123456", "x"), unknown="ignore")
+
+
+# --- the trash -------------------------------------------------------------------------------------------------
+
+TRASHING = Route("b", "1", "web", deletes="trash")
+
+
+@pytest.mark.parametrize(
+    ("path", "trash"),
+    [
+        ("/1/web/a.txt", "/1/.s3nsync-trash/web/a.txt.20270115T080000.250Z"),
+        ("/1/web/d/é", "/1/.s3nsync-trash/web/d/é.20270115T080000.250Z"),
+        ("/1/web/" + "é" * 127, "/1/.s3nsync-trash/web/" + "é" * 117 + ".20270115T080000.250Z"),
+    ],
+)
+def test_what_is_deleted_keeps_its_path_with_the_time_behind_it(path: str, trash: str) -> None:
+    """No two deletes share a name, none is longer than names may be, and none is cut within a character."""
+    assert mapping.trash_path(TRASHING, path, 1_800_000_000.25) == trash
+    assert len(trash.rpartition("/")[2].encode()) <= mapping.MAX_SEGMENT_BYTES
+
+
+@steady
+@given(
+    key=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1), min_size=1).map("/".join),
+    now_s=st.floats(0, 4e9),
+)
+def test_g6_the_trash_lies_within_its_directory_and_outside_of_the_routes_own(key: str, now_s: float) -> None:
+    """G6: a deleted file leaves the route's directory for its trash, and for nowhere else."""
+    where = place(key, TRASHING)
+    if isinstance(where, Placed):
+        trash = mapping.trash_path(TRASHING, where.path, now_s)
+        assert trash.startswith("/1/.s3nsync-trash/web/")
+        assert trash.count("/") == where.path.count("/") + 1
+        assert not {"", ".", ".."} & set(trash[1:].split("/"))
+
+
+@pytest.mark.parametrize("trash", ["other", "other/x", "o"])
+def test_a_trash_may_not_lie_among_another_routes_files(trash: str) -> None:
+    """Or verify would find deleted files in that route, and remove them."""
+    other = Route("c", "1", "other" if trash != "o" else "o/x")
+    for pair in ((replace(TRASHING, trash=trash), other), (other, replace(TRASHING, trash=trash))):
+        with pytest.raises(ConfigError, match=r"the trash /1/o.* meets the files of s3://c"):
+            mapping.check_routes(pair)
+    mapping.check_routes((replace(TRASHING, trash="elsewhere"), other, Route("d", "2", trash)))
+    mapping.check_routes((TRASHING, Route("c", "1", "images", deletes="trash")))
+
+
 def test_all_mistakes_are_told_at_once_with_their_places() -> None:
     """Each wrong value, missing key and unknown key of every route has a line; a near miss is suggested."""
     wrong = {
@@ -283,7 +341,7 @@ def test_all_mistakes_are_told_at_once_with_their_places() -> None:
         "routes[0].cpcode: '12x' is not a CP code (digits only)",
         "routes[0].include: '*.jpg' is not a list of patterns",
         "routes[0].account: 'a b' is not an account name (letters, digits, _ and -)",
-        "routes[0].deletes: 'mirorr' is none of mirror, ignore",
+        "routes[0].deletes: 'mirorr' is none of mirror, ignore, trash",
         "routes[0].settle_s: -1 is not a number of seconds from 0 to 43200",
         "routes[0].directory: has the part `..`, which would be resolved on the way",
         "routes[0].strip_prefix: 'q' is no leading part of prefix 'p'",
@@ -307,6 +365,13 @@ def test_all_mistakes_are_told_at_once_with_their_places() -> None:
         ('[{"bucket":"b","cpcode":"1","directory":"a//b"}]', "routes[0].directory: has an empty part"),
         ('[{"bucket":"b","cpcode":"1","prefix":"/media/"}]', "routes[0].prefix: no key under it can be placed"),
         ('[{"bucket":"b","cpcode":"1","zzz":1}]', "routes[0].zzz: unknown key"),
+        ('[{"bucket":"b","cpcode":"1","deletes":"trash"}]', "routes[0].trash: /1/.s3nsync-trash and the route's own"),
+        (_trashing("a", "a"), "routes[0].trash: /1/a and the route's own files would lie in one another"),
+        (_trashing("a", "a/b"), "routes[0].trash: /1/a/b and the route's own"),
+        (_trashing("a/b", "/a/"), "routes[0].trash: /1/a and the route's own"),
+        (_trashing("a", ""), "routes[0].trash: must name a directory below the CP code"),
+        (_trashing("a", "../2"), "routes[0].trash: has the part `..`"),
+        ('[{"bucket":"b","cpcode":"1","trash":"x"}]', "routes[0].trash: has no effect without deletes = 'trash'"),
     ],
 )
 def test_a_mistake_is_said_in_words(text: str, says: str) -> None:
@@ -345,9 +410,10 @@ SOUND = st.builds(
 @given(route=SOUND)
 def test_routes_survive_json(route: Route) -> None:
     """routes_from_json(routes_to_json(routes)) gives the same routes; the text is ASCII."""
-    text = mapping.routes_to_json([route])
-    assert mapping.routes_from_json(text) == (route,)
-    assert text.isascii()
+    for each in (route, replace(TRASHING, prefix=route.prefix, trash="bin")):
+        text = mapping.routes_to_json([each])
+        assert mapping.routes_from_json(text) == (each,)
+        assert text.isascii()
 
 
 def test_the_json_of_routes_leaves_defaults_out() -> None:

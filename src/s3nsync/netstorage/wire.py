@@ -459,6 +459,11 @@ def verdict(
 
 
 _NO_LIST_HINT = "the list action needs ObjectStore; on FileStore walk the directories instead"
+_RENAME_HINT = (
+    "a rename stays within one CP code and moves files and symlinks only; if this storage group refuses it altogether,"
+    " a route cannot have deletes = 'trash'"
+)
+_TAKEN_HINT = "the name is taken where it should go, or a directory stands where a file must be"
 _TRY_LATER = frozenset({408, 423, 425, 429})
 
 
@@ -474,6 +479,8 @@ def _classify(status: int, action: str, skew: float | None) -> tuple[type[Target
         return TargetRefused, _NO_LIST_HINT
     if action == "rmdir" and status in {409, 412}:
         return TargetConflict, "a directory must be empty before it can be removed"
+    if action == "rename" and 400 <= status < 500:
+        return (TargetConflict, _TAKEN_HINT) if status in {409, 412} else (TargetRefused, _RENAME_HINT)
     if status == 412:
         return (TargetPrecondition if action == "upload" else TargetConflict), None
     return (TargetConflict if status == 409 else TargetRefused), None

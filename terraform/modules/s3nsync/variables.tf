@@ -24,6 +24,7 @@ variable "routes" {
     exclude          = optional(list(string))
     account          = optional(string)
     deletes          = optional(string)
+    trash            = optional(string)
     folder_markers   = optional(string)
     content_encoding = optional(string)
     settle_s         = optional(number)
@@ -56,6 +57,14 @@ variable "routes" {
   }
 
   validation {
+    condition = alltrue([
+      for route in var.routes :
+      coalesce(route.deletes, "mirror") != "trash" || trim(coalesce(route.directory, "/"), "/") != ""
+    ])
+    error_message = "routes: deletes = \"trash\" needs a directory in the same route, or the trash would lie among its own files."
+  }
+
+  validation {
     condition     = alltrue([for route in var.routes : startswith(route.prefix, route.strip_prefix)])
     error_message = "routes: strip_prefix must be a leading part of the same route's prefix."
   }
@@ -63,11 +72,11 @@ variable "routes" {
   validation {
     condition = alltrue([
       for route in var.routes :
-      contains(["mirror", "ignore"], coalesce(route.deletes, "mirror")) &&
+      contains(["mirror", "ignore", "trash"], coalesce(route.deletes, "mirror")) &&
       contains(["ignore", "mkdir"], coalesce(route.folder_markers, "ignore")) &&
       contains(["warn", "reject"], coalesce(route.content_encoding, "warn"))
     ])
-    error_message = "routes: deletes is mirror or ignore; folder_markers is ignore or mkdir; content_encoding is warn or reject."
+    error_message = "routes: deletes is mirror, ignore or trash; folder_markers is ignore or mkdir; content_encoding is warn or reject."
   }
 
   validation {

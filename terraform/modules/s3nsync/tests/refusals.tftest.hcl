@@ -161,6 +161,14 @@ run "an_unknown_policy" {
   expect_failures = [var.routes]
 }
 
+run "a_trash_among_the_routes_own_files" {
+  command = plan
+  variables {
+    routes = [{ bucket = "media", cpcode = "1", deletes = "trash" }]
+  }
+  expect_failures = [var.routes]
+}
+
 run "a_settling_time_beyond_sqs" {
   command = plan
   variables {
