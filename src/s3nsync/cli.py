@@ -251,18 +251,20 @@ async def _sweep(
     """Show the entries that match, one after the other, with what was decided on each."""
     settings = await resolve(load(config, os.environ))
     ui.redact = configure("auto", "error", settings.secrets()).redact
-    counts = {"seen": 0, "matched": 0, "removed": 0}
+    matched = 0
     async with assemble(settings, report=lambda _report: None) as parts:
 
         async def visit(entry: failed.Entry) -> Literal["keep", "remove"]:
             if not failed.selected(entry, tuple(patterns or ())):
                 return "keep"
-            counts["matched"] += 1
-            fate = await decide(entry, parts)
-            counts["removed"] += fate == "remove"
-            return fate
+            nonlocal matched
+            matched += 1
+            return await decide(entry, parts)
 
-        counts["seen"] = await failed.sweep(parts.queues["dead"], visit, limit)
+        swept = await failed.sweep(parts.queues["dead"], visit, limit)
+    for name in swept.refused:
+        ui.say("kept", f"{name}: the dead-letter queue kept it, as its lease had ended: it is listed again", name=name)
+    counts = {"seen": swept.seen, "matched": matched, "removed": swept.removed}
     ui.say("summary", ", ".join(f"{count} {name}" for name, count in counts.items()), **counts)
 
 

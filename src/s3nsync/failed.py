@@ -72,11 +72,23 @@ def selected(entry: Entry, patterns: tuple[str, ...]) -> bool:
     return not patterns or any(fnmatchcase(entry.name, pattern) for pattern in patterns)
 
 
-async def sweep(dead: Queue, decide: Callable[[Entry], Awaitable[Literal["keep", "remove"]]], limit: int) -> int:
-    """Show up to `limit` entries to `decide`, remove those it says, give the others back; returns how many it saw.
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep came to: `refused` names the entries that were to be removed, and that the queue kept."""
 
-    Entries of one key are one group: while the first is held, later ones may stay out of sight.
+    seen: int
+    removed: int
+    refused: tuple[str, ...]
+
+
+async def sweep(dead: Queue, decide: Callable[[Entry], Awaitable[Literal["keep", "remove"]]], limit: int) -> Swept:
+    """Show up to `limit` entries to `decide`, remove those it says, give the others back.
+
+    Entries of one key are one group: while the first is held, later ones may stay out of sight. An entry stays if its
+    lease ended before it could be removed.
     """
+    refused: list[str] = []
+    removed = 0
     held: list[Delivery] = []
     seen: set[str] = set()
     try:
@@ -88,12 +100,16 @@ async def sweep(dead: Queue, decide: Callable[[Entry], Awaitable[Literal["keep",
                 break
             for delivery in fresh:
                 seen.add(delivery.message_id)
-                if await decide(read(delivery)) == "remove":
-                    await dead.ack(delivery)
+                entry = read(delivery)
+                if await decide(entry) == "remove":
+                    if await dead.ack(delivery):
+                        removed += 1
+                    else:
+                        refused.append(entry.name)
                     held.remove(delivery)
     finally:
         await asyncio.gather(*(dead.retry(delivery, 0.0) for delivery in held))
-    return len(seen)
+    return Swept(len(seen), removed, tuple(refused))
 
 
 async def retry(entry: Entry, bulk: Queue, run: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from fakes import NOW_S, FakeQueue
 from s3nsync.errors import QueueError
 from s3nsync.events import Burial, encode, encode_burial
-from s3nsync.failed import NO_REASON, Entry, retry, selected, sweep
+from s3nsync.failed import NO_REASON, Entry, Swept, retry, selected, sweep
 from s3nsync.model import Change, ObjectRef
 
 REF = ObjectRef("media", "site/a b.txt")
@@ -60,7 +60,7 @@ async def test_looking_removes_nothing_and_hides_nothing() -> None:
     bench.fill(25)
     for _ in range(2):
         bench.seen.clear()
-        assert await sweep(bench.dead, bench.keep, 1000) == 25
+        assert await sweep(bench.dead, bench.keep, 1000) == Swept(25, 0, ())
         assert len({entry.name for entry in bench.seen}) == 25
     assert (await bench.dead.depth()).visible == 25
 
@@ -69,8 +69,22 @@ async def test_a_limit_is_kept_and_the_rest_is_not_hidden() -> None:
     """What was received beyond the limit is given back too."""
     bench = Bench()
     bench.fill(25)
-    assert await sweep(bench.dead, bench.remove, 12) == 12
+    assert await sweep(bench.dead, bench.remove, 12) == Swept(12, 12, ())
     assert (await bench.dead.depth()).visible == 13
+
+
+async def test_an_entry_whose_removal_is_refused_counts_as_kept() -> None:
+    """A lease that ended meanwhile: the entry is still there, and its name is told."""
+    bench = Bench()
+    bench.fill(3)
+
+    async def dawdle(entry: Entry) -> Literal["keep", "remove"]:
+        if entry.name.endswith("k1"):
+            bench.dead.expire()
+        return "remove"
+
+    assert await sweep(bench.dead, dawdle, 3) == Swept(3, 1, ("s3://media/k1", "s3://media/k2"))
+    assert (await bench.dead.depth()).visible == 2
 
 
 async def test_a_sweep_that_breaks_off_gives_everything_back() -> None:
