@@ -32,6 +32,8 @@ from s3nsync import lambda_zip
 from s3nsync.emulator import Emulator
 from s3nsync.errors import ConfigError
 from s3nsync.http import Http, Origin, Timeouts
+from s3nsync.mapping import routes_to_json
+from s3nsync.model import Route
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
@@ -43,6 +45,8 @@ REGION = "us-east-1"
 BUCKET = "demo-media"
 CPCODE = "123456"
 DIRECTORY = "mirror"
+ROUTE = Route(BUCKET, CPCODE, DIRECTORY)
+"""The one route of the stage: the whole bucket into one directory."""
 USER = "demo"
 ACCOUNT_ID = "000000000000"
 
@@ -90,7 +94,7 @@ class Stage:
             "S3NSYNC_BULK_QUEUE_URL": self.queues["bulk"],
             "S3NSYNC_CHECK_QUEUE_URL": self.queues["check"],
             "S3NSYNC_DEAD_QUEUE_URL": self.queues["dead"],
-            "S3NSYNC_ROUTES": json.dumps([route()]),
+            "S3NSYNC_ROUTES": routes_to_json([ROUTE]),
             "S3NSYNC_WORKER_GRACE_S": str(GRACE_S),
             "S3NSYNC_WORKER_LEASE_S": "60",
             "S3NSYNC_WORKER_POLL_WAIT_S": "1",
@@ -116,11 +120,6 @@ class Stage:
         """Give what `s3nsync ns` needs to look at the emulator."""
         secret = {"NS_HOSTNAME": f"localhost:{self.emulator.port}", "NS_USER": USER, "NS_KEY": self.key}
         return {"NS_SECRET": json.dumps(secret), "NS_CA_FILE": str(self.ca_file)}
-
-
-def route() -> dict[str, str]:
-    """Give the one route of the stage: the whole bucket into one directory."""
-    return {"bucket": BUCKET, "cpcode": CPCODE, "directory": DIRECTORY}
 
 
 @asynccontextmanager
@@ -261,7 +260,7 @@ def provision(aws: Aws, home: Path) -> dict[str, str]:
             "Variables": {
                 "QUEUE_URL": queues["live"],
                 "S3NSYNC_DEAD_QUEUE_URL": queues["dead"],
-                "S3NSYNC_ROUTES": json.dumps([route()]),
+                "S3NSYNC_ROUTES": routes_to_json([ROUTE]),
                 "AWS_ENDPOINT_URL": aws.endpoint_url,
                 "AWS_REGION": REGION,
             }

@@ -435,18 +435,6 @@ def _evidence(change: Change) -> tuple[str, ...]:
     return ()
 
 
-def sequencer_key(change: Change) -> str | None:
-    """Give a text that orders Changes of one key and one dialect by age; None where nothing can be said.
-
-    S3's rule is: hexadecimal, the shorter one padded with zeros on its right. Cutting the zeros off orders the same.
-    Ceph's sequencers are little-endian, so their text has no order.
-    """
-    digits = (change.sequencer or "").upper()
-    if change.dialect == "ceph" or not digits or not set(digits) <= set("0123456789ABCDEF"):
-        return None
-    return digits.rstrip("0")
-
-
 # --- burials ---------------------------------------------------------------------------------------------------
 
 

@@ -144,9 +144,7 @@ def test_every_change_of_a_bucket_stands_in_the_queue(scene: Scene) -> None:
     scene.aws.s3.put_object(Bucket=scene.bucket, Key="left-out.tmp", Body=b"")
     changes = list(map(one_change, scene.arrivals(scene.live, 9)))
     for key in keys:
-        own = sorted(
-            (each for each in changes if each.ref.key == key), key=lambda each: events.sequencer_key(each) or ""
-        )
+        own = sorted((each for each in changes if each.ref.key == key), key=lambda each: each.sequencer or "")
         assert [(each.ref.bucket, each.kind, each.dialect, each.size) for each in own[:2]] == [
             (scene.bucket, "put", "s3", 3),
             (scene.bucket, "put", "s3", 4),

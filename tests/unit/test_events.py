@@ -330,41 +330,6 @@ def test_fresh_makes_any_message_new() -> None:
     assert len({events.dedup_id(BASE, fresh=each) for each in ("", "1", "2")}) == 3
 
 
-# --- sequencers ------------------------------------------------------------------------------------------------
-
-HEX = st.text("0123456789abcdefABCDEF", min_size=1, max_size=20)
-
-
-def sequenced(sequencer: str | None, dialect: Dialect = "s3") -> str | None:
-    """Give the order key of a sequencer."""
-    return events.sequencer_key(replace(BASE, sequencer=sequencer, dialect=dialect))
-
-
-def test_sequencers_are_padded_on_their_right() -> None:
-    """S3's rule, by the pair where padding on the left would say the contrary."""
-    shorter, longer = sequenced("0055AED6DD"), sequenced("0055AED6DCD90281E5")
-    assert shorter is not None
-    assert longer is not None
-    assert shorter > longer
-
-
-@steady
-@given(one=HEX, other=HEX)
-def test_sequencer_order_is_that_of_the_padded_texts(one: str, other: str) -> None:
-    """Comparing the keys is comparing upper-case texts padded with zeros to one length."""
-    padded = [each.upper().ljust(20, "0") for each in (one, other)]
-    first, second = sequenced(one), sequenced(other)
-    assert first is not None
-    assert second is not None
-    assert (first < second, first == second) == (padded[0] < padded[1], padded[0] == padded[1])
-
-
-def test_sequencers_without_an_order_have_no_key() -> None:
-    """Ceph's are little-endian; what is missing or not hexadecimal says nothing either."""
-    assert sequenced("F7E6D75DC742D108", "ceph") is None
-    assert [sequenced(each) for each in (None, "", "xyz", "12 3")] == [None] * 4
-
-
 # --- burials ---------------------------------------------------------------------------------------------------
 
 BURIALS = st.builds(
