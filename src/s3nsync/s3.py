@@ -16,12 +16,14 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import functools
 import html
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 from s3nsync.aws import CredentialSource
 from s3nsync.body import OpenObject
@@ -125,8 +127,7 @@ def address_of(bucket: str, region: str, endpoint: str | None = None) -> Address
     return Address(Origin("https", f"{bucket}.{host}", 443), "/")
 
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
+class _Ask(NamedTuple):
     """A request without a body; `signed` headers are covered by the signature, `unsigned` ones are not."""
 
     origin: Origin
@@ -391,7 +392,7 @@ def info_of(status: int, headers: Headers, ref: ObjectRef) -> SourceInfo:
     try:
         size_bytes = int(headers["content-length"])
         etag = headers["etag"].strip('"')
-        last_modified_s = int(parsedate_to_datetime(headers["last-modified"]).timestamp())
+        last_modified_s = http_date_s(headers["last-modified"])
     except (KeyError, ValueError) as error:
         raise BadAnswer(f"{ref}: the {status} answer is not S3's: {error!r}", sent=True) from error
     if status != 200:
@@ -410,17 +411,33 @@ def info_of(status: int, headers: Headers, ref: ObjectRef) -> SourceInfo:
     )
 
 
+_IMF_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2} [A-Z][a-z]{2} [0-9]{4}) ([0-9]{2}):([0-5][0-9]):([0-5][0-9]) GMT")
+
+
+def http_date_s(text: str) -> int:
+    """Read an HTTP date as Unix seconds; ValueError if it is none (RFC 9110, 5.6.7).
+
+    What S3 sends is the one form that servers may send; all else is left to the slower reader of mail.
+    """
+    found = _IMF_DATE.fullmatch(text)
+    if found is None:
+        return int(parsedate_to_datetime(text).timestamp())
+    day, hour, minute, second = found.groups()
+    return _day_s(day) + int(hour) * 3600 + int(minute) * 60 + int(second)
+
+
+@functools.lru_cache(maxsize=1024)
+def _day_s(day: str) -> int:
+    return int(parsedate_to_datetime(f"{day} 00:00:00 GMT").timestamp())
+
+
 def _checksums(headers: Headers) -> dict[str, str]:
     """Collect the full-object digests; a COMPOSITE one (told by type or by its "-parts" ending) is of other digests."""
     if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
         return {}
-    found: dict[str, str] = {}
-    for name in headers:
-        if name.startswith(_CHECKSUM_PREFIX) and name != "x-amz-checksum-type":
-            digest = _hex_of(headers[name])
-            if digest:
-                found[name.removeprefix(_CHECKSUM_PREFIX)] = digest
-    return found
+    names = [name for name in headers if name.startswith(_CHECKSUM_PREFIX) and name != "x-amz-checksum-type"]
+    found = {name.removeprefix(_CHECKSUM_PREFIX): _hex_of(headers[name]) for name in names}
+    return {name: digest for name, digest in found.items() if digest} if found else found
 
 
 def _hex_of(value: str) -> str:

@@ -7,11 +7,13 @@ service percent-encodes the (already encoded) path once more and takes the hash 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import quote
 
 Header = tuple[str, str]
@@ -57,6 +59,7 @@ class Signer:
         self._region = region
         self._service = service
         self._key_of_day: tuple[str, bytes] = ("", b"")
+        self._moment: _Moment | None = None
 
     def __repr__(self) -> str:
         """Show what is signed for and by whom, never the secret."""
@@ -78,35 +81,43 @@ class Signer:
         Host header's value. Given headers are signed but those that proxies change. `payload_sha256` is lower-case
         hex or UNSIGNED_PAYLOAD; `now_s` is Unix time. Outside S3 the path must hold no `.`, `..` or empty segment.
         """
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
-        sent = [*headers, *self._own_headers(stamp, payload_sha256)]
+        moment = self._moment_of(int(now_s))
+        sent = [*headers, ("x-amz-date", moment.stamp)]
+        if self._service == "s3":
+            sent.append(("x-amz-content-sha256", payload_sha256))
+        if self._credentials.token is not None:
+            sent.append(("x-amz-security-token", self._credentials.token))
         path, _, query = target.partition("?")
         names, fields = _canonical_headers([("host", host), *sent])
-        request = "\n".join(
-            (method, self._canonical_path(path), _canonical_query(query), fields, names, payload_sha256)
+        request = (
+            f"{method}\n{self._canonical_path(path)}\n{_canonical_query(query)}\n{fields}\n{names}\n{payload_sha256}"
         )
-        scope = f"{stamp[:8]}/{self._region}/{self._service}/aws4_request"
-        text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-        signature = hmac.digest(self._signing_key(stamp[:8]), text.encode(), "sha256").hex()
-        credential = f"{self._credentials.access_key}/{scope}"
-        sent.append(
-            ("Authorization", f"{_ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signature}")
-        )
+        text = f"{moment.preamble}{hashlib.sha256(request.encode()).hexdigest()}"
+        signature = hmac.digest(moment.key, text.encode(), "sha256").hex()
+        sent.append(("Authorization", f"{moment.credential}, SignedHeaders={names}, Signature={signature}"))
         return sent
 
-    def _own_headers(self, stamp: str, payload_sha256: str) -> list[Header]:
-        own = [("x-amz-date", stamp)]
-        if self._service == "s3":
-            own.append(("x-amz-content-sha256", payload_sha256))
-        if self._credentials.token is not None:
-            own.append(("x-amz-security-token", self._credentials.token))
-        return own
+    def _moment_of(self, now_s: int) -> _Moment:
+        """Work out what all requests of one second have in common, or give it again."""
+        moment = self._moment  # read and written as one value: threads may share a signer
+        if moment is None or moment.now_s != now_s:
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
+            day = stamp[:8]
+            scope = f"{day}/{self._region}/{self._service}/aws4_request"
+            self._moment = moment = _Moment(
+                now_s=now_s,
+                stamp=stamp,
+                preamble=f"{_ALGORITHM}\n{stamp}\n{scope}\n",
+                credential=f"{_ALGORITHM} Credential={self._credentials.access_key}/{scope}",
+                key=self._signing_key(day),
+            )
+        return moment
 
     def _canonical_path(self, path: str) -> str:
         return path if self._service == "s3" else quote(path, safe=_UNRESERVED + "/")
 
     def _signing_key(self, day: str) -> bytes:
-        known_day, key = self._key_of_day  # read and written as one value: threads may share a signer
+        known_day, key = self._key_of_day
         if known_day == day:
             return key
         key = f"AWS4{self._credentials.secret_key}".encode()
@@ -116,8 +127,35 @@ class Signer:
         return key
 
 
+class _Moment(NamedTuple):
+    """What the signatures of one second share; not shown anywhere, for the key is a secret."""
+
+    now_s: int
+    stamp: str
+    preamble: str
+    credential: str
+    key: bytes
+
+
 def _canonical_headers(headers: Sequence[Header]) -> tuple[str, str]:
     """Return the signed names (`a;b`) and a line for each of them, equal names joined."""
+    order, names = _signed_names(tuple([name for name, _ in headers]))
+    if not order:
+        return _joined_headers(headers)
+    return names, "".join([f"{lower}:{' '.join(headers[at][1].split())}\n" for at, lower in order])
+
+
+@functools.lru_cache(maxsize=512)
+def _signed_names(names: tuple[str, ...]) -> tuple[tuple[tuple[int, str], ...], str]:
+    """Say which of the fields are signed, in which order and under which names; nothing if a name comes twice."""
+    lower = {name.lower(): at for at, name in enumerate(names)}
+    if len(lower) < len(names):
+        return (), ""
+    signed = sorted(lower.keys() - _UNSIGNED)
+    return tuple([(lower[name], name) for name in signed]), ";".join(signed)
+
+
+def _joined_headers(headers: Sequence[Header]) -> tuple[str, str]:
     fields: dict[str, str] = {}
     for name, value in headers:
         lower, text = name.lower(), " ".join(value.split())

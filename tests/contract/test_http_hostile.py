@@ -463,10 +463,12 @@ def _stalls() -> dict[str, Script]:
         await peer.rest()
 
     async def stops_in_the_head(peer: Peer) -> None:
+        await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-")
         await peer.rest()
 
     async def stops_in_the_body(peer: Peer) -> None:
+        await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")
         await peer.rest()
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3nsync.errors import ConfigError
-from s3nsync.http import Header, Http, Origin, _Connection, _Pool
+from s3nsync.http import Header, Http, Origin
+from s3nsync.http.connection import Connection
 
 LENGTH = b'HTTP/1.1 200 OK\r\nETag: "abc"\r\nContent-Length: 11\r\n\r\nhello\r\n\r\nyou'[:-1]
 CHUNKED = (
@@ -51,8 +52,8 @@ async def _parse(method: str, pieces: Sequence[bytes]) -> tuple[int, str, tuple[
     """Send a request over `Wire`, let the pieces arrive, return the answer and whether the connection was kept."""
     http = Http()
     origin = Origin("http", "h", 80)
-    pool: _Pool = http._pool(origin)
-    connection = _Connection(pool, asyncio.get_running_loop())
+    pool = http._open_pool(origin)
+    connection = Connection(pool, asyncio.get_running_loop())
     wire = Wire()
     connection.connection_made(wire)
     pool.idle.append(connection)
@@ -60,7 +61,8 @@ async def _parse(method: str, pieces: Sequence[bytes]) -> tuple[int, str, tuple[
     await asyncio.sleep(0)
     assert wire.writes == [f"{method} / HTTP/1.1\r\nHost: h\r\nX: y\r\nContent-Length: 4\r\n\r\nbody".encode()]
     for piece in pieces:
-        connection.data_received(piece)
+        connection.get_buffer(-1)[: len(piece)] = piece
+        connection.buffer_updated(len(piece))
     answer = await sending
     body = await answer.read()
     kept = pool.idle == [connection] and pool.busy == 0

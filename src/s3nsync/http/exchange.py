@@ -1,0 +1,398 @@
+"""One request and its answer on a connection: writes the body, records what the parser says, holds what is not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import httptools
+
+from s3nsync.errors import BadAnswer, ConnectionLost, TransportError
+from s3nsync.http.heads import Chunk, Header, Headers, encode_trailers, size_of
+
+if TYPE_CHECKING:
+    from s3nsync.http.connection import Connection
+
+Body = Chunk | AsyncIterable[Chunk]
+"""A request's body. A chunk must not be changed once it was given: it may be written later, and is not copied."""
+
+_JOIN_BYTES: Final = 64 << 10  # up to here copying is cheaper than a second system call
+_PIECE_BYTES: Final = 256 << 10  # one write at most; more throughput was not to be had with larger ones
+_WINDOW_BYTES: Final = 256 << 10  # of an answer's body held unread before reading pauses
+_DRAIN_BYTES: Final = 64 << 10  # an unread rest up to here costs less than a new TLS connection
+_DRAIN_S: Final = 1.0
+_MAX_HEAD_BYTES: Final = 64 << 10  # S3 and nginx answer with less than 10 KiB
+_MAX_FIELDS: Final = 128
+
+
+class Answer:
+    """One answer: status line and headers are here, the body is read by `read` or `chunks`, once, by one task.
+
+    Read it to its end or close it (`async with`): until then it keeps its connection. `early` says that it came
+    before the request's body was wholly sent.
+    """
+
+    __slots__ = ("_exchange", "early", "headers", "reason", "status")
+
+    def __init__(self, exchange: Exchange, status: int, reason: str, headers: Headers, *, early: bool) -> None:
+        """Made by the client when an answer's head is in."""
+        self._exchange = exchange
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.early = early
+
+    def __repr__(self) -> str:
+        """Show status, reason and whether the body is wholly here."""
+        return f"<Answer {self.status} {self.reason} {'complete' if self._exchange.complete else 'under way'}>"
+
+    async def read(self, limit_bytes: int = 1 << 20) -> bytes:
+        """Read the whole body; BadAnswer when it is longer than the limit, ConnectionLost when it is cut short."""
+        parts: list[bytes] = []
+        size = 0
+        while (part := await self._exchange.next_part()) is not None:
+            size += len(part)
+            if size > limit_bytes:
+                error = self._exchange.failure(BadAnswer, f"the answer's body is longer than {limit_bytes} bytes")
+                self._exchange.abort()
+                raise error
+            parts.append(part)
+        return b"".join(parts)
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Stream the body, with back-pressure to the peer; ConnectionLost when it is cut short."""
+        return _Chunks(self._exchange)
+
+    async def aclose(self) -> None:
+        """Be done with the answer: the connection is reused if little is left to drain, else closed."""
+        await self._exchange.discard_rest()
+
+    async def __aenter__(self) -> Self:
+        """Enter: the answer itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Be done with the answer."""
+        await self.aclose()
+
+
+class _Chunks:
+    """The body as an iterator that may be dropped half way.
+
+    An async generator would have the event loop run a task for each one that is not read past its end.
+    """
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        part = await self._exchange.next_part()
+        if part is None:
+            raise StopAsyncIteration
+        return part
+
+
+# --- the exchange ----------------------------------------------------------------------------------------------
+
+
+class Exchange:
+    """One request and its answer on a connection.
+
+    The `on_…` methods are httptools' callbacks and only record; `feed` draws the conclusions after each read. One
+    task at a time waits for a `_change`: first the sender, then whoever reads the answer.
+    """
+
+    # What most exchanges never change stands on the class: setting it up for each would cost more than parsing does.
+    complete = False
+    error: TransportError | None = None
+    received = False
+    _status = 0
+    _reason = b""
+    _headers = Headers(())
+    _request_over = False
+    _wake: asyncio.Future[None] | None = None
+    _burst_bytes = 0
+    _unread_bytes = 0
+    _without_body_bytes = 0
+    _counted_bytes = 0
+    _until_close = False
+    _surplus = False
+    _fault = ""
+
+    def __init__(self, connection: Connection, method: str, *, keep_alive: bool) -> None:
+        """Begin on a connection that is idle; `method` says whether the answer has a body."""
+        self._connection = connection
+        self._method = method
+        self._keep_alive = keep_alive
+        self._reused = connection.served > 0
+        self._fields: list[bytes] = []
+        self._parts: deque[bytes] = deque()
+        # One parser an exchange: after a HEAD's answer llhttp would go on to wait for the body.
+        self._parser = httptools.HttpResponseParser(self)
+
+    def failure(self, kind: type[TransportError], why: str) -> TransportError:
+        """Make the error that says what became of this request."""
+        return kind(f"{self._method} {self._connection.origin}: {why}", sent=True, reused=self._reused)
+
+    # --- the request
+
+    async def run(
+        self, head: bytes, body: Body | None, length: int | None, trailers: Callable[[], Sequence[Header]] | None
+    ) -> Answer:
+        """Send the request and wait for the answer's head; whatever goes wrong, the connection is cut.
+
+        `length` is what was announced, None if the body goes out in chunks.
+        """
+        try:
+            whole = await self._write(head, body, length, trailers)
+            self._request_over = True
+            self._keep_alive = self._keep_alive and whole
+            if self.complete:
+                self._settle()
+            while not self._status:
+                await self._change()
+        except BaseException:
+            self.abort()
+            raise
+        return Answer(self, self._status, self._reason.decode("latin-1"), self._headers, early=not whole)
+
+    async def _write(
+        self, head: bytes, body: Body | None, length: int | None, trailers: Callable[[], Sequence[Header]] | None
+    ) -> bool:
+        """Write all there is and return True; or stop and return False because the answer is here."""
+        if body is None:
+            self._connection.write(head)
+            return True
+        if not isinstance(body, bytes | bytearray | memoryview):
+            self._connection.write(head)
+            return await self._write_stream(body, length, trailers)
+        if size_of(body) <= _JOIN_BYTES:
+            self._connection.write(b"".join((head, body)))
+            return True
+        self._connection.write(head)
+        return await self._write_chunk(body, chunked=False)
+
+    async def _write_stream(
+        self, body: AsyncIterable[Chunk], length: int | None, trailers: Callable[[], Sequence[Header]] | None
+    ) -> bool:
+        """Write what the caller's iterator gives; its end is checked against `length`, or marked by the last chunk."""
+        given = 0
+        self._connection.await_caller()
+        async for chunk in body:
+            self._connection.await_peer()
+            given += size_of(chunk)
+            if length is not None and given > length:
+                raise ValueError(f"the body gave {given} bytes or more where {length} were announced")
+            if not await self._write_chunk(chunk, chunked=length is None):
+                return False
+            self._connection.await_caller()
+        self._connection.await_peer()
+        if length is None:
+            if not await self._room(0):
+                return False
+            self._connection.write(b"".join((b"0\r\n", encode_trailers(trailers() if trailers else ()), b"\r\n")))
+        elif given != length:
+            raise ValueError(f"the body gave {given} bytes where {length} were announced")
+        return True
+
+    async def _write_chunk(self, chunk: Chunk, *, chunked: bool) -> bool:
+        """Write in pieces that the watchdog can tell apart; False when the answer is here first."""
+        view = chunk if isinstance(chunk, bytes) and len(chunk) <= _PIECE_BYTES else memoryview(chunk).cast("B")
+        for start in range(0, size_of(chunk), _PIECE_BYTES):  # an empty chunk would end the body: it is left out
+            piece = view[start : start + _PIECE_BYTES]
+            if not await self._room(size_of(piece)):
+                return False
+            if chunked:
+                self._connection.write(b"%x\r\n" % size_of(piece))
+                self._connection.write(piece)
+                self._connection.write(b"\r\n")
+            else:
+                self._connection.write(piece)
+        return True
+
+    async def _room(self, size: int) -> bool:
+        """Wait until the transport takes `size` bytes more; False when the answer is here first."""
+        self._burst_bytes += size
+        if self._burst_bytes > _PIECE_BYTES:  # let the event loop see answers and (uvloop's TLS) its own full buffer
+            self._burst_bytes = size
+            await asyncio.sleep(0)
+        while not self._status and not self._connection.writable:
+            await self._change()
+        if not self._status and self.error is not None:
+            raise self.error
+        return not self._status
+
+    # --- the answer, as the parser reports it
+
+    def on_message_begin(self) -> None:
+        """Note a second answer."""
+        self._surplus = self.complete
+
+    def on_status(self, part: bytes) -> None:
+        """Take the reason phrase, or a part of it."""
+        if not self._status:
+            self._reason += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field, of the head or of the trailers."""
+        self._fields += (name, value)
+
+    def on_headers_complete(self) -> None:
+        """Take the head, unless an interim answer's: how the body ends, and whether the connection may stay."""
+        status = self._parser.get_status_code()
+        if len(self._fields) > 2 * _MAX_FIELDS:
+            self._fault = f"the answer has more than {_MAX_FIELDS} header fields"
+        if self._status or status < 200:
+            return
+        self._status = status
+        self._headers = headers = Headers.parse(self._fields)
+        self.complete = self._method == "HEAD"
+        if headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            self._fault = "the answer has a transfer encoding that nobody asked for"
+        if not self.complete and status not in (204, 304):
+            self._counted_bytes = int(headers.get("content-length", 0))
+        if not self._parser.should_keep_alive():
+            self._keep_alive = False
+            self._until_close = "content-length" not in headers and "transfer-encoding" not in headers
+
+    def on_chunk_header(self) -> None:
+        """Note a body where there is none."""
+        self._surplus = self.complete
+
+    def on_body(self, part: bytes) -> None:
+        """Take a part of the body."""
+        if self.complete:
+            self._surplus = True
+            return
+        self._parts.append(part)
+        self._unread_bytes += len(part)
+        self._without_body_bytes = 0
+        if self._counted_bytes:
+            self._counted_bytes -= len(part)
+
+    def on_message_complete(self) -> None:
+        """Take the end."""
+        if self._status:
+            self.complete = True
+        else:  # an interim answer (1xx): the real one follows
+            self._fields.clear()
+            self._reason = b""
+
+    # --- what follows from it
+
+    def feed(self, data: memoryview) -> None:
+        """Take bytes of the answer; the view is good for this call only."""
+        self.received = True
+        self._without_body_bytes += len(data)
+        if self._counted_bytes:
+            self._feed_counted(data)
+        else:
+            self._feed_parser(data)
+        if not self.complete and self._without_body_bytes > _MAX_HEAD_BYTES:
+            self._fault = f"the answer has more than {_MAX_HEAD_BYTES} bytes of header fields"
+        if self._fault:
+            self.complete = False
+            self._connection.abort(self.failure(BadAnswer, self._fault))
+        elif self.complete:
+            self._keep_alive = self._keep_alive and not self._surplus
+            if self._request_over:
+                self._settle()
+        elif self._unread_bytes > _WINDOW_BYTES:
+            self._connection.pause_reading()
+        self.notify()
+
+    def _feed_parser(self, data: memoryview) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._surplus = True
+            if not self.complete:
+                self._fault = f"the answer is not HTTP/1.1 as asked for ({error})"
+
+    def _feed_counted(self, data: memoryview) -> None:
+        """Take what belongs to a body of known length: the parser would only copy it."""
+        self._surplus = len(data) > self._counted_bytes
+        self.on_body(bytes(data[: self._counted_bytes]))
+        self.complete = not self._counted_bytes
+
+    def end_of_stream(self, error: Exception | None) -> TransportError | None:
+        """Take the end of what the peer sends: it completes some answers, and breaks all others."""
+        if self._until_close and error is None:
+            self.complete = True
+        if self.complete:
+            return None
+        when = "within the answer" if self.received else "before any answer"
+        return self.failure(ConnectionLost, f"the connection broke {when}" + (f" ({error})" if error else ""))
+
+    def leave(self, error: TransportError | None) -> None:
+        """Part from the connection; what is not complete by now has failed."""
+        del self._parser  # it and we refer to each other
+        if not self.complete:
+            self.error = error or self.failure(ConnectionLost, "we closed the connection")
+        self.notify()
+
+    def abort(self) -> None:
+        """Cut the connection, if it is still ours."""
+        if self._connection.exchange is self:
+            self._connection.abort()
+
+    def _settle(self) -> None:
+        """Both directions are over: give the connection back, or be rid of it."""
+        if self._connection.exchange is self:
+            if self._keep_alive:
+                self._connection.rest()
+            else:
+                self._connection.abort()
+
+    # --- reading
+
+    async def next_part(self) -> bytes | None:
+        """Give the body's next bytes, None at its end."""
+        while not self._parts:
+            if self.complete:
+                return None
+            await self._change()
+        part = self._parts.popleft()
+        self._unread_bytes -= len(part)
+        if self._unread_bytes <= _WINDOW_BYTES // 2 and self._connection.exchange is self:
+            self._connection.resume_reading()
+        return part
+
+    async def discard_rest(self) -> None:
+        """Drain a small rest so that the connection can serve again, else cut it."""
+        try:
+            if not self.complete and self._keep_alive and 0 < self._counted_bytes <= _DRAIN_BYTES:
+                async with asyncio.timeout(_DRAIN_S):
+                    while await self.next_part() is not None:
+                        pass
+        except (TransportError, TimeoutError):
+            pass  # nobody wants these bytes any more
+        finally:
+            self._parts.clear()
+            if not self.complete:
+                self.abort()
+
+    # --- waiting
+
+    def _change(self) -> asyncio.Future[None]:
+        """Give what to await until something happened; raises what went wrong."""
+        if self.error is not None:
+            raise self.error
+        self._wake = wake = self._connection.loop.create_future()
+        return wake
+
+    def notify(self) -> None:
+        """Wake the task that waits."""
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
