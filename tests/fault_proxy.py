@@ -314,8 +314,8 @@ class FaultProxy:
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 
-    async def aclose(self) -> None:
-        """End every connection."""
+    async def cut(self) -> None:
+        """End every connection now: what is held is lost."""
         for task in list(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -434,5 +434,5 @@ async def proxying(port: int) -> AsyncIterator[FaultProxy]:
         yield proxy
     finally:
         listener.close()
-        await proxy.aclose()
+        await proxy.cut()
         await listener.wait_closed()
