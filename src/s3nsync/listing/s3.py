@@ -233,7 +233,7 @@ class _PageReader:
         if name == "Contents":
             self._items.append(_item(self._said))
         elif name == "CommonPrefixes":
-            self._prefixes.append(_unquoted(self._said.pop("Prefix")))
+            self._prefixes.append(unquoted(self._said.pop("Prefix")))
         else:
             self._said[name] = self._text
         self._text = ""
@@ -242,7 +242,7 @@ class _PageReader:
 def _item(said: dict[str, str]) -> SourceItem:
     etag = said.pop("ETag", "").strip('"')
     return SourceItem(
-        _unquoted(said.pop("Key")),
+        unquoted(said.pop("Key")),
         int(said.pop("Size")),
         int(datetime.fromisoformat(said.pop("LastModified")).timestamp()),
         etag,
@@ -252,7 +252,8 @@ def _item(said: dict[str, str]) -> SourceItem:
     )
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
+    """Give a key that S3 wrote URL-encoded, the way of a form: in listings, inventories and reports alike."""
     if not _QUOTED.search(text):
         return text
     return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "surrogateescape")
