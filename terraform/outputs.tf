@@ -63,6 +63,11 @@ output "policies" {
   value       = module.s3nsync.policies
 }
 
+output "operator_policy" {
+  description = "What a person needs for `s3nsync failed`, as JSON: attach it to their role. No task and no function has it."
+  value       = module.s3nsync.operator_policy
+}
+
 output "subnet_ids" {
   description = "The subnets that tasks run in."
   value       = module.s3nsync.subnet_ids

@@ -1,4 +1,4 @@
-"""Checks the Terraform sources without an AWS: format, validity, every choice and refusal, a scan, the README's tables.
+"""Checks the Terraform sources without an AWS: format, validity, choices and refusals, policies, a scan, the tables.
 
     cd tests && python -m terraform.static [--checkov PROGRAM]
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from terraform import tables, workshop
+from terraform import policies, tables, workshop
 
 STEP_LIMIT_S = 600
 _SUMMARY = re.compile(r"(Success! \d+ passed, .*|Passed checks: .*|The configuration is valid\.)")
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         env = {"PATH": os.environ["PATH"], "HOME": folder, **settings}
         root = workshop.copy_sources(scratch)
         results = [run(title, where, command, env) for title, where, command in steps(root, checkov)]
+    results.append(policies.main(["--check"]) == 0)
     results.append(tables.main(["--check"]) == 0)
     sys.stdout.write(f"{sum(results)} steps passed, {len(results) - sum(results)} failed\n")
     return 0 if all(results) else 1

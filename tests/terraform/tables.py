@@ -1,4 +1,6 @@
-"""Writes the tables of terraform/README.md from the root's own files, and checks what ties the root to the module.
+"""Writes the tables of terraform/README.md: inputs and outputs from the root's files, permissions from policies.json.
+
+It also checks what ties the root to the module.
 
     tables.py           write the tables anew
     tables.py --check   exit status 1 if they are not what they would be written as, or root and module differ
@@ -63,6 +65,13 @@ def outputs(found: dict[str, Block]) -> str:
     return "\n".join(lines + [f"| `{each.name}` | {each.description} |" for each in found.values()])
 
 
+def permissions() -> dict[str, str]:
+    """Write the tables on permissions, by name."""
+    from terraform import roles  # noqa: PLC0415 - its package is found only after the last lines here
+
+    return {"roles": roles.roles(), "services": roles.doors()}
+
+
 def written(text: str, name: str, table: str) -> str:
     """Put a table between its two marks."""
     begin, end = f"<!-- {name}: written by tests/terraform/tables.py -->\n", f"<!-- end of {name} -->"
@@ -98,6 +107,8 @@ def main(arguments: list[str]) -> int:
     now = README.read_text()
     wanted = written(now, "inputs", inputs(blocks(ROOT / "variables.tf")))
     wanted = written(wanted, "outputs", outputs(blocks(ROOT / "outputs.tf")))
+    for name, table in permissions().items():
+        wanted = written(wanted, name, table)
     faults = differences()
     if arguments != ["--check"]:
         README.write_text(wanted)
@@ -109,4 +120,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[1]))
     raise SystemExit(main(sys.argv[1:]))

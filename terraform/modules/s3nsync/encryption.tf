@@ -51,15 +51,16 @@ data "aws_iam_policy_document" "key" {
     }
   }
 
-  # Alarms publish to the encrypted topic, EventBridge leaves dead letters in the encrypted failure queue. Neither may
-  # carry aws:SourceArn when SNS and SQS ask for the data key, so a condition on it could silence an alarm.
+  # Alarms publish to the encrypted topic, EventBridge leaves dead letters in the encrypted failure queue. AWS does
+  # not say that either carries aws:SourceArn when SNS and SQS ask for the data key: a condition on it could silence an
+  # alarm.
   statement {
     sid       = "AlarmsAndDeadLetters"
     actions   = ["kms:Decrypt", "kms:GenerateDataKey*"]
     resources = ["*"]
     principals {
       type        = "Service"
-      identifiers = ["cloudwatch.amazonaws.com", "events.amazonaws.com"]
+      identifiers = concat(["cloudwatch.amazonaws.com"], local.by_eventbridge ? ["events.amazonaws.com"] : [])
     }
   }
 }

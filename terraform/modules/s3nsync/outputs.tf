@@ -69,6 +69,11 @@ output "policies" {
   value       = { for job, policy in aws_iam_policy.this : job => policy.policy }
 }
 
+output "operator_policy" {
+  description = "What a person needs for `s3nsync failed`, as JSON: attach it to their role. No task and no function has it."
+  value       = data.aws_iam_policy_document.operator.json
+}
+
 output "subnet_ids" {
   description = "The subnets that tasks run in."
   value       = local.subnet_ids

@@ -111,7 +111,7 @@ data "aws_iam_policy_document" "worker" {
   }
   statement {
     sid       = "LookAtTheWiring" # for `s3nsync doctor`, run as a task of its own
-    actions   = ["s3:GetBucketLocation", "s3:GetBucketNotification"]
+    actions   = ["s3:GetBucketNotification"]
     resources = [for bucket in data.aws_s3_bucket.source : bucket.arn]
   }
   statement {
@@ -204,5 +204,31 @@ data "aws_iam_policy_document" "execution" {
     sid       = "Log"
     actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
     resources = ["${local.log_group_arns.worker}:*"]
+  }
+}
+
+# --- operator: a person who reads dead letters and has them looked at again -----------------------------------------
+# Only a document, for the role that this person has: an output. The workers cannot take from the dead-letter queue.
+
+data "aws_iam_policy_document" "operator" {
+  statement {
+    sid       = "ReadAndRemoveDeadLetters" # SQS has no way to look without taking
+    actions   = ["sqs:ReceiveMessage", "sqs:ChangeMessageVisibility", "sqs:DeleteMessage"]
+    resources = [local.queue_arns.dead]
+  }
+  statement {
+    sid       = "HaveThemLookedAtAgain"
+    actions   = ["sqs:SendMessage"]
+    resources = [local.queue_arns.bulk]
+  }
+  statement {
+    sid       = "EncryptedQueues"
+    actions   = ["kms:GenerateDataKey", "kms:Decrypt"]
+    resources = [local.kms_key_arn]
+    condition {
+      test     = "StringEquals"
+      variable = "kms:ViaService"
+      values   = ["sqs.${local.region}.amazonaws.com"]
+    }
   }
 }
