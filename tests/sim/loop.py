@@ -6,7 +6,8 @@ ready and nothing is scheduled, no one can ever go on: that is a Deadlock, raise
 
 A `Host` stands for one machine. It owns every task and callback that was started in its context, because a context is
 inherited by tasks and handed to callbacks. So a whole process can be frozen between any two awaits, with its clock or
-without, or killed with no cleanup at all, while servers and network, which belong to no host, go on.
+without, or killed with no cleanup at all, while servers and network, which belong to no host, go on. `on_step` is
+called before each callback of a host: that is where such a thing can strike.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -59,6 +60,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._now_s = start_s
         self.outside: Context = copy_context()
         self.faults: list[dict[str, Any]] = []
+        self.on_step: Callable[[Host, Context], None] | None = None
         self.set_exception_handler(lambda _loop, facts: self.faults.append(facts))
 
     def time(self) -> float:
@@ -105,6 +107,8 @@ class SimLoop(asyncio.BaseEventLoop):
             if handle._cancelled:
                 continue
             host = _host_of(handle)
+            if host is not None and not host.stalled and self.on_step is not None:
+                self.on_step(host, handle._context)
             if host is not None and host.stalled:
                 host.parked.append(handle)
             else:

@@ -14,29 +14,51 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from hashlib import new
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl, unquote
 
 from s3nsync import errors
 from s3nsync.http import Header, Headers, Origin
-from sim.facts import GRACE_S, IDLE_S, SIGNATURE_S, UNIX_S, digest, ref_of, show
+from sim.facts import GRACE_S, IDLE_S, SIGNATURE_S, UNIX_S, digest, show
 from sim.loop import HOST
-from sim.model_s3 import S3
 from sim.network import LATE, Net, resolve
 from sim.plan import Fault
 from sim.watch import LOOK, Look
 
+if TYPE_CHECKING:
+    from sim.judge import Judge
+
+DIGESTS = frozenset({"md5", "sha1", "sha256"})
+
 
 @dataclass(eq=False)
 class Flight:
-    """A write on its way to NetStorage; `data` is None for a delete."""
+    """A write on its way to NetStorage; `data` is None for a delete. It was sent when its lease was last looked at."""
 
     path: str
     data: bytes | None
-    mtime_s: int | None
     options: dict[str, str]
     sent_at_s: float
     look: Look | None
+
+
+@dataclass(eq=False)
+class Incoming:
+    """A body on its way in, as the server sees it; after `patience` it is given up."""
+
+    heard_s: float
+    data: bytes = b""
+    closed: bool = False
+    patience: asyncio.TimerHandle | None = None
+
+    def hear(self, chunk: bytes, now_s: float | None = None) -> None:
+        """Take what came; nothing can come over a connection that the server has closed."""
+        if self.patience is not None:
+            self.patience.cancel()
+        if self.closed:
+            raise errors.ConnectionLost("NetStorage has closed the connection", sent=True)
+        self.data += chunk
+        self.heard_s = self.heard_s if now_s is None else now_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +79,8 @@ class NetStorageModel:
     """Two replicas: the second shows each change `lag_s` later, and a read may meet either."""
 
     net: Net
-    s3: S3
     lag_s: float
-    holds: Callable[[Look], bool] = lambda _look: True
+    judge: Judge = field(init=False)
     history: dict[str, list[tuple[float, File | None]]] = field(default_factory=dict)
     flights: list[Flight] = field(default_factory=list)
 
@@ -76,19 +97,9 @@ class NetStorageModel:
         return known[-1] if known else None
 
     def depart(self, flight: Flight) -> None:
-        """Note that a write can no longer be called back, and look at what it may do (G2, G3, G6)."""
+        """Note that a write can no longer be called back."""
         self.flights.append(flight)
-        ref = ref_of(flight.path)
-        if ref is None:
-            self.net.watch.violate("G6", f"a write outside of the route: {flight.path}")
-        elif flight.look is None or flight.look.ref != ref:
-            self.net.watch.violate("G2", f"a write to {flight.path} without a look at its object")
-        elif flight.data is None and flight.look.at_s < 0:
-            self.net.watch.violate("G2", f"delete of {flight.path}, though S3 had not answered")
-        elif flight.data is None and flight.look.data is not None:
-            self.net.watch.violate("G2", f"delete of {flight.path}, though S3 had said {show(flight.look.data)}")
-        elif flight.look.host.behind_s == 0.0 and not self.holds(flight.look):
-            self.net.watch.violate("rule 1", f"a write to {flight.path} without a lease, though the clock was right")
+        self.judge.on_departure(flight)
 
     def land(self, flight: Flight, *, altered: bool) -> int:
         """Apply a write and give the status of its answer."""
@@ -101,9 +112,7 @@ class NetStorageModel:
         if not _matches(data, flight.options):
             self.net.watch.tell(f"NetStorage refuses {flight.path}: not the bytes announced")
             return 412
-        ref = ref_of(flight.path)
-        if ref is not None and data not in self.s3.versions.get(ref, ()):
-            self.net.watch.violate("G3", f"{flight.path} holds {data!r}, which S3 never had")
+        self.judge.on_landing(flight, data)
         self._change(flight.path, File(data, int(flight.options.get("mtime", 0))))
         return 200
 
@@ -116,11 +125,7 @@ def _matches(data: bytes, options: dict[str, str]) -> bool:
     """Check size and digest as far as they were declared."""
     if "size" in options and int(options["size"]) != len(data):
         return False
-    return all(
-        options[name] == new(name, data, usedforsecurity=False).hexdigest()
-        for name in ("md5", "sha1", "sha256")
-        if name in options
-    )
+    return all(options[name] == new(name, data, usedforsecurity=False).hexdigest() for name in DIGESTS & options.keys())
 
 
 @dataclass(eq=False)
@@ -190,7 +195,8 @@ class SimHttp:
             return await self._stat(path, fault)
         if isinstance(body, AsyncIterable):
             return await self._stream(path, body, options, trailers, fault)
-        return await self._answered(self._depart(path, body, options, fault), point, fault)
+        flight = Flight(path, body, options, self.net.loop.time(), LOOK.get())
+        return await self._answered(self._depart(flight, fault), point, fault, proven=True)
 
     def _is_too_old(self, fields: dict[str, str]) -> bool:
         signed_s = float(fields["X-Akamai-ACS-Auth-Data"].split(", ")[3])
@@ -207,6 +213,7 @@ class SimHttp:
         self.net.strike(fault, "sent")
         await asyncio.sleep(self.net.delay_s("ns.stat"))
         file = self.store.read(path)
+        self.net.watch.tell(f"a replica shows {show(data_of(file))} at {path}")
         if file is None:
             return self._answer(404)
         directory, _, name = path.rpartition("/")
@@ -226,43 +233,42 @@ class SimHttp:
     ) -> SimAnswer:
         """Take a body as it comes: cut short it stores nothing if its size was declared, else what there is."""
         size = int(options["size"]) if "size" in options and trailers is None else None
-        data, heard_s, answer = b"", self.net.loop.time(), None
+        incoming = Incoming(self.net.loop.time())
+        look, answer = LOOK.get(), None
+
+        def breaks_off() -> None:
+            incoming.closed = True
+            if "size" not in options and incoming.data and not self.net.closed:
+                self._depart(Flight(path, incoming.data, {}, incoming.heard_s, look), None)
+
         try:
             async for chunk in body:
-                self._must_be_open(heard_s)
-                data += chunk
-                if len(data) == size:
-                    answer = self._depart(path, data, options, fault)
+                incoming.hear(chunk, self.net.loop.time())
+                if len(incoming.data) == size:
+                    answer = self._depart(Flight(path, incoming.data, options, incoming.heard_s, look), fault)
                 else:
+                    incoming.patience = self.net.later(IDLE_S, breaks_off)
                     await asyncio.sleep(0.02)
-                heard_s = self.net.loop.time()
+            incoming.hear(b"")
         except BaseException:
-            if "size" not in options and answer is None and data and not self.net.closed:
-                self._depart(path, data, {}, None)
+            if answer is None and not incoming.closed:
+                incoming.hear(b"")
+                breaks_off()
             raise
         if answer is None:
-            self._must_be_open(heard_s)
             if trailers is not None:
                 options = dict(parse_qsl(dict(trailers())["X-Akamai-ACS-Action"]))
-            answer = self._depart(path, data, options, fault)
-        return await self._answered(answer, "ns.upload", fault)
+            answer = self._depart(Flight(path, incoming.data, options, incoming.heard_s, look), fault)
+        return await self._answered(answer, "ns.upload", fault, proven=bool(DIGESTS & options.keys()))
 
-    def _must_be_open(self, heard_s: float) -> None:
-        """Break the connection if NetStorage has waited for too long."""
-        if self.net.loop.time() - heard_s > IDLE_S:
-            raise errors.ConnectionLost("NetStorage has closed the connection", sent=True)
-
-    def _depart(
-        self, path: str, body: object, options: dict[str, str], fault: Fault | None
-    ) -> asyncio.Future[SimAnswer]:
+    def _depart(self, flight: Flight, fault: Fault | None) -> asyncio.Future[SimAnswer]:
         """Let a write go: from here on it lands whatever becomes of its sender, or is lost on the way."""
-        assert body is None or isinstance(body, bytes)
-        net, host, look = self.net, HOST.get(), LOOK.get()
+        net, host = self.net, HOST.get()
         answer: asyncio.Future[SimAnswer] = net.loop.create_future()
-        flight = Flight(path, body, None, options, net.loop.time(), look)
         what = fault.what if fault else ""
-        point = "ns.upload" if body is not None else "ns.delete"
-        net.watch.tell(f"sends {'upload of ' + show(body) if body is not None else 'delete'} to {path}")
+        kind = "delete" if flight.data is None else f"upload of {show(flight.data)}"
+        point = "ns.delete" if flight.data is None else "ns.upload"
+        net.watch.tell(f"sends {kind} to {flight.path}")
         self.store.depart(flight)
 
         def arrive() -> None:
@@ -274,12 +280,15 @@ class SimHttp:
             net.loop.call_later(net.delay_s(point), resolve, answer, self._answer(status), context=net.loop.outside)
 
         late_s = fault.for_s if fault is not None and what in LATE else net.delay_s(point)
-        net.later(min(late_s, GRACE_S - self.store.lag_s - 1.0), arrive)
+        latest_s = flight.sent_at_s + GRACE_S - self.store.lag_s - 1.0 - net.loop.time()
+        net.later(min(late_s, latest_s), arrive)
         net.strike(fault, "sent")
         return answer
 
-    async def _answered(self, answer: asyncio.Future[SimAnswer], point: str, fault: Fault | None) -> SimAnswer:
-        """Wait for the answer, or for what the client is told instead."""
+    async def _answered(
+        self, answer: asyncio.Future[SimAnswer], point: str, fault: Fault | None, *, proven: bool
+    ) -> SimAnswer:
+        """Wait for the answer, or for what the client is told instead; `proven`: a 200 confirms the bytes."""
         what = fault.what if fault else ""
         if what in {"lost", "dropped", "late"}:
             await asyncio.sleep(self.net.delay_s(point))
@@ -295,6 +304,7 @@ class SimHttp:
             raise errors.Stalled("no answer", sent=True)
         found = await answer
         look = LOOK.get()
-        if look is not None and (found.status == 200 or (found.status == 404 and point == "ns.delete")):
+        done = found.status == 200 or (found.status == 404 and point == "ns.delete")
+        if look is not None and done and proven:
             look.confirmed_at_s = look.at_s
         return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from s3nsync import errors
 from s3nsync.model import Gone, ObjectRef, SourceInfo
-from sim.facts import CHUNK_BYTES, UNIX_S, digest
+from sim.facts import CHUNK_BYTES, UNIX_S, digest, show
 from sim.loop import HOST
 from sim.network import Net
 from sim.watch import LOOK, Look
@@ -24,19 +24,27 @@ class S3:
     clock_s: Callable[[], float]
     now: dict[ObjectRef, tuple[SourceInfo, bytes]] = field(default_factory=dict)
     versions: dict[ObjectRef, list[bytes]] = field(default_factory=dict)
+    archived: set[ObjectRef] = field(default_factory=set)
 
     def put(self, ref: ObjectRef, data: bytes) -> None:
-        """Write an object; a key that begins with `kms` has an ETag that says nothing of its bytes."""
+        """Write an object; `kms` has an ETag that says nothing of its bytes, `cold` is archived."""
         secret = ref.key.startswith("kms")
         etag = digest(data + b"secret" + str(self.clock_s()).encode()) if secret else digest(data)
         modified_s = int(UNIX_S + self.clock_s())
         info = SourceInfo(len(data), etag, modified_s, encryption="aws:kms" if secret else None)
         self.now[ref] = (info, data)
         self.versions.setdefault(ref, []).append(data)
+        if ref.key.startswith("cold"):
+            self.archived.add(ref)
 
     def delete(self, ref: ObjectRef) -> None:
         """Remove an object."""
         self.now.pop(ref, None)
+        self.archived.discard(ref)
+
+    def restore(self, ref: ObjectRef) -> None:
+        """Let an archived object be read."""
+        self.archived.discard(ref)
 
     def data(self, ref: ObjectRef) -> bytes | None:
         """Give what it holds now."""
@@ -55,7 +63,7 @@ class SimOpened:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Give the bytes; each chunk travels by itself."""
         for start in range(0, len(self.data), CHUNK_BYTES):
-            await self.net.call("s3.chunk", lambda: None, lambda _what: errors.SourceChanged("changed while read"))
+            await self.net.call("s3.chunk", lambda: None, _body_error)
             yield self.data[start : start + CHUNK_BYTES]
 
     async def read_all(self) -> bytes:
@@ -86,15 +94,32 @@ class SimSource:
 
         def get() -> tuple[SourceInfo, bytes] | None:
             look.at_s, look.data = self.net.loop.time(), self.s3.data(ref)
+            look.archived = ref in self.s3.archived
+            self.net.watch.tell(f"{host} sees {'an archived ' if look.archived else ''}{show(look.data)} in S3")
             return self.s3.now.get(ref)
 
         found = await self.net.call("s3.open", get, _source_error)
+        if look.archived:
+            raise errors.SourceArchived("S3 answered 403 InvalidObjectState", status=403)
         return Gone("no-such-key") if found is None else SimOpened(*found, self.net)
 
     async def head(self, ref: ObjectRef) -> SourceInfo | None:
         """HEAD."""
-        found = await self.net.call("s3.head", lambda: self.s3.now.get(ref), _source_error)
+        host = HOST.get()
+
+        def look_again() -> tuple[SourceInfo, bytes] | None:
+            self.net.watch.tell(f"{host} looks again: {show(self.s3.data(ref))} in S3")
+            return self.s3.now.get(ref)
+
+        found = await self.net.call("s3.head", look_again, _source_error)
         return found[0] if found else None
+
+
+def _body_error(what: str) -> errors.S3nsyncError:
+    """Word a body that does not come to its end: the object was changed, or every resumption has failed."""
+    if what == "dropped":
+        return errors.SourceChanged("changed while read")
+    return errors.ConnectionLost("S3's body was cut", sent=True)
 
 
 def _source_error(what: str) -> errors.S3nsyncError:

@@ -2,7 +2,6 @@
 
 Each mutant is an edit to a temporary copy of the source. The simulation plays seeds against it until a promise breaks;
 a mutant that survives all of them shows a hole in the simulation, or that its rule is only a second line of defence.
-Rule 8 (what may still land comes back after the grace) is such a second line: rule 4 alone keeps its promises.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,14 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     "rule 1: no lease is checked before sending": (
         Edit("engine.py", "        hand.check()\n        hand.debt.sent = True", "        hand.debt.sent = True"),
         Edit("engine.py", "            hand.check()\n            if left_bytes", "            if left_bytes"),
+    ),
+    "rule 1: the client asks nobody before it signs": (Edit("netstorage/calls.py", "            call.guard()\n", ""),),
+    "rule 2: no lease is checked after the answer": (
+        Edit(
+            "engine.py",
+            "            hand.check()\n            if not isinstance(outcome,",
+            "            if not isinstance(outcome,",
+        ),
     ),
     "rule 2: bulk takes no second look": (Edit("hands.py", 'return self.queue == "live"', "return True"),),
     "rule 2: a refused ack counts as done": (
@@ -89,20 +97,19 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     "rule 6: what was written is remembered": (
         Edit(
             "engine.py",
-            "        target = self.targets[placed.route.account]\n        entry =",
-            "        target = self.targets[placed.route.account]\n"
+            "        entry = await self._stat(placed, hand) if",
             "        if _WROTE.get(placed.path) == opened.info.etag:\n            return Unchanged(placed.path)\n"
-            "        _WROTE[placed.path] = opened.info.etag\n        entry =",
+            "        _WROTE[placed.path] = opened.info.etag\n        entry = await self._stat(placed, hand) if",
         ),
         Edit("engine.py", "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_WROTE: dict[str, str] = {}\n"),
     ),
     "rule 6: a stat is remembered": (
         Edit(
             "engine.py",
-            "entry = await target.stat(placed.path) if wants_stat(change, hand.attempt) else None",
+            "entry = await self._stat(placed, hand) if wants_stat(change, hand.attempt) else None",
             "entry = _SEEN.get(placed.path)\n"
             "        if entry is None and wants_stat(change, hand.attempt):\n"
-            "            entry = await target.stat(placed.path)\n"
+            "            entry = await self._stat(placed, hand)\n"
             "            _SEEN[placed.path] = entry",
         ),
         Edit("engine.py", "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_SEEN: dict[str, Entry | None] = {}\n"),
@@ -112,6 +119,13 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
             "settlement.py",
             'return Verdict("bury", check=check, reason=outcome.reason, hint=outcome.hint)',
             'return Verdict("bury", reason=outcome.reason, hint=outcome.hint)',
+        ),
+    ),
+    "rule 8: what may still land comes back at once": (
+        Edit(
+            "settlement.py",
+            "after_s = max(outcome.after_s, grace_s) if debt.may_land else outcome.after_s",
+            "after_s = outcome.after_s",
         ),
     ),
     "an absent object is deleted by its event": (
@@ -185,6 +199,42 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     "no digest is declared": (
         Edit("engine.py", "    match digest.algorithm:\n", "    return {}\n    match digest.algorithm:\n"),
     ),
+    "no size is declared where the digest comes at the end": (
+        Edit("engine.py", "                size=size_bytes,\n                at_end", "                at_end"),
+    ),
+    "no look after an upload without a digest": (
+        Edit("engine.py", "if entry is not None and entry.md5 == digest.hexdigest():", "if True:"),
+    ),
+    "keys are decoded twice": (
+        Edit("events.py", 'return unquote_plus(key, errors="strict")', "return unquote_plus(unquote_plus(key))"),
+    ),
+    "an archived object is set aside in silence": (
+        Edit("decide.py", "return Ignored(reason, set_aside=True)", "return Ignored(reason)"),
+    ),
+    "an archived object is taken for a deleted one": (
+        Edit(
+            "engine.py",
+            "        opened = await self.source.open(change.ref)\n        if isinstance",
+            "        try:\n            opened = await self.source.open(change.ref)\n"
+            "        except S3nsyncError as error:\n"
+            '            if "InvalidObjectState" not in error.message:\n                raise\n'
+            '            opened = Gone("no-such-key")\n        if isinstance',
+        ),
+    ),
+    "a burial without a reason": (
+        Edit("settlement.py", "check=check, reason=outcome.reason, hint=outcome.hint)", 'check=check, reason="")'),
+    ),
+    "messages served along are not counted": (
+        Edit("worker.py", "                coalesced=len(hand.leases) - 1,", "                coalesced=0,"),
+    ),
+    "a settlement can be cut": (
+        Edit(
+            "worker.py",
+            "await _uncut(self._settle(hand, outcome, started_s))",
+            "await self._settle(hand, outcome, started_s)",
+        ),
+    ),
+    "every check leaves another": (Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = True"),),
     "a transient failure is acked": (
         Edit("settlement.py", 'return Verdict("retry", after_s=after_s)', 'return Verdict("ack")'),
     ),
@@ -201,8 +251,9 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
 """By name. The rules are those of docs/design.md."""
 
 
-def hunt(edits: tuple[Edit, ...], seeds: int, timeout_s: float, *, tells: bool = False) -> Caught | None:
-    """Play seeds against a copy of the source with these edits until a promise breaks; None if none does."""
+@contextmanager
+def altered(edits: tuple[Edit, ...]) -> Iterator[Path]:
+    """Give a directory that holds a copy of the package with these edits, for PYTHONPATH."""
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "s3nsync"
         shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -211,10 +262,16 @@ def hunt(edits: tuple[Edit, ...], seeds: int, timeout_s: float, *, tells: bool =
                 raise LookupError(f"{edit.file} does not hold, once: {edit.old!r}")
             text = (package / edit.file).read_text()
             (package / edit.file).write_text(text.replace(edit.old, edit.new))
-        command = [sys.executable, str(HERE / "soak.py"), "--seeds", str(seeds), "--stop"]
+        yield Path(scratch)
+
+
+def hunt(edits: tuple[Edit, ...], seeds: int, timeout_s: float, *, tells: bool = False) -> Caught | None:
+    """Play seeds against a copy of the source with these edits until a promise breaks; None if none does."""
+    with altered(edits) as scratch:
+        command = [sys.executable, str(HERE / "soak.py"), "--seeds", str(seeds), "--jobs", "1", "--stop"]
         done = subprocess.run(
             command if tells else [*command, "--quiet"],
-            env={**os.environ, "PYTHONPATH": scratch},
+            env={**os.environ, "PYTHONPATH": str(scratch)},
             capture_output=True,
             text=True,
             timeout=timeout_s,

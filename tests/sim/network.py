@@ -7,6 +7,8 @@ A call goes through four moments, and at each the plan may strike:
     landed    the server acts: refusals, bytes altered on the way
     done      the answer is on its way: freeze, death
 
+and besides at any step of a host: between any two awaits of any task, or of those alone that work on a key.
+
 What was sent lands at most `GRACE_S` after it was sent, replicas included, or never: that is what "grace" means. So a
 freeze between a lease check and its send, longer than the grace, does not happen here; nor does the death of a host
 whose clock stood still for so long that it trusts a lease long lost (the known limit of docs/design.md).
@@ -18,6 +20,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -25,9 +28,12 @@ from s3nsync import errors
 from s3nsync.hands import LEASE_MARGIN_S
 from sim.loop import HOST, Host, SimLoop
 from sim.plan import Fault
-from sim.watch import Look, Watch
+from sim.watch import LOOK, Look, Watch
 
 T = TypeVar("T")
+
+STEPS = ("step", "step at work")
+"""The steps of all hosts; those of tasks that work on a key."""
 
 LATE = frozenset({"late", "late, hangs", "busy 502", "busy 503"})
 """A write that lands later than its client waits: the connection breaks, stalls, or a server in front gives up."""
@@ -50,21 +56,35 @@ class Net:
     calm: bool = False
     closed: bool = False
 
+    def __post_init__(self) -> None:
+        """Count steps only where one is to be struck: there are very many."""
+        if any(point in STEPS for point, _ in self.faults):
+            self.loop.on_step = self._step
+
+    def _step(self, host: Host, context: Context) -> None:
+        points = STEPS if LOOK in context else STEPS[:1]
+        for point in points:
+            self.calls[point] += 1
+            fault = self.faults.get((point, self.calls[point]))
+            if fault is not None and not (self.calm or self.closed) and self._strikes(fault, host):
+                self.watch.counts[fault.what] += 1
+                self.watch.tell(f"{fault}: {host}")
+                self.strike(fault, "between", host)
+
     def next_fault(self, point: str) -> Fault | None:
         """Count a call and say what is planned for it; freezes and deaths `before` are up to `enter`."""
         if self.closed:
             raise asyncio.CancelledError
         self.calls[point] += 1
         fault = None if self.calm else self.faults.get((point, self.calls[point]))
-        if fault is not None and self.strikes(fault):
+        if fault is not None and self._strikes(fault, HOST.get()):
             self.watch.counts[fault.what] += 1
             self.watch.tell(str(fault))
             return fault
         return None
 
-    def strikes(self, fault: Fault) -> bool:
+    def _strikes(self, fault: Fault, host: Host | None) -> bool:
         """Leave out the one death that the protocol cannot survive."""
-        host = HOST.get()
         return not (fault.what.startswith("die") and host is not None and host.behind_s > LEASE_MARGIN_S)
 
     def delay_s(self, point: str) -> float:
@@ -80,12 +100,13 @@ class Net:
     def strike(self, fault: Fault | None, moment: str, host: Host | None = None) -> None:
         """Freeze or kill the host at this moment, if that is the plan."""
         host = host or HOST.get()
-        if fault is None or host is None or host.dead or not fault.what.endswith(moment):
+        if fault is None or host is None or host.dead or moment not in fault.what:
             return
         if fault.what.startswith("die"):
             self.loop.kill(host)
         elif fault.what.startswith("freeze"):
             self.loop.freeze(host, fault.for_s, clock_stops="clock" in fault.what)
+            self.later(fault.for_s, lambda: None if host.dead else self.watch.tell(f"{host} wakes up"))
 
     async def call(self, point: str, act: Callable[[], T], failed: Callable[[str], errors.S3nsyncError]) -> T:
         """Call a server: `act` runs there; `failed` words what the caller is told when it goes wrong."""
@@ -107,7 +128,7 @@ class Net:
 
         self.later(self.delay_s(point), arrive)
         self.strike(fault, "sent")
-        if what in {"lost", "dropped"}:
+        if what in {"lost", "dropped", "cut"}:
             await asyncio.sleep(fault.for_s if fault else 0.0)
             raise failed(what)
         return await answer

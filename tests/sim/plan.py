@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from sim.facts import GRACE_S, LEASE_S, show
 
@@ -31,10 +31,11 @@ class Fault:
 _MOMENTS = [f"{verb} {moment}" for verb in ("die", "freeze", "freeze clock") for moment in ("before", "sent", "done")]
 _WRITE = ["refused", "lost", "dropped", "late", "late", "late, hangs", "busy 502", "busy 503", "hangs", "unreachable"]
 _CALL = ["refused", "lost", "dropped"]
+_BETWEEN = [f"{verb} between awaits" for verb in ("die", "freeze", "freeze clock")]
 MENU: dict[str, list[str]] = {
     "s3.open": [*_MOMENTS, *_CALL, "forbidden", "no bucket"],
     "s3.head": [*_MOMENTS, *_CALL, "forbidden"],
-    "s3.chunk": [*_MOMENTS, "dropped"],
+    "s3.chunk": [*_MOMENTS, "dropped", "cut"],
     "ns.upload": [*_MOMENTS, *_WRITE, *_WRITE, "altered", "altered"],
     "ns.delete": [*_MOMENTS, *_WRITE, *_WRITE],
     "ns.stat": [*_MOMENTS, *_CALL],
@@ -46,28 +47,48 @@ MENU: dict[str, list[str]] = {
     "q.extend": [*_MOMENTS, *_CALL],
     "q.bury": [*_MOMENTS, *_CALL],
     "q.send check": [*_MOMENTS, *_CALL],
+    "step": _BETWEEN,
+    "step at work": _BETWEEN,
 }
 """What may strike where."""
 
-_OFTEN = [*MENU, *["ns.upload", "ns.delete", "s3.open", "s3.head", "q.ack", "q.send check"] * 4]
+_OFTEN = [
+    *MENU,
+    *["ns.upload", "ns.delete", "s3.open", "s3.head", "q.ack", "q.send check", "step at work"] * 4,
+    *["s3.chunk", "ns.stat"] * 2,
+]
+
+
+KEYS = ["a", "50% + b%2F", "kms", "kms", "cold"]
+"""Two that are copied with S3's own digest, the second hard to encode; for the others see `sim.model_s3`."""
+
+Verb = Literal["put", "delete", "bulk", "restart", "retry", "restore"]
+VERBS: tuple[Verb, ...] = get_args(Verb)
+CHANGES = frozenset({"put", "delete", "restore"})
+"""What happens in S3 itself; the others happen to the workers, or are an operator's doing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """What a seed tends to: kinds of operations, their pace, where faults strike and of which kind."""
+    """What a seed tends to: kinds of operations (weights of `VERBS`), their pace, where which faults strike."""
 
-    ops: tuple[int, int, int, int, int] = (6, 4, 2, 1, 1)
+    ops: tuple[int, ...] = (6, 4, 2, 1, 1, 1)
     pace_s: tuple[float, ...] = (0.05, 0.5, 5.0, 30.0)
     points: tuple[str, ...] = ()
     faults: tuple[str, ...] = ("",)
     workers: tuple[int, ...] = (1, 2, 2, 3)
     late_s: tuple[float, ...] = (0.5, 0.5, 5.0, 400.0)
     sleep_s: tuple[tuple[float, float], ...] = ((0, 5), (5, GRACE_S), (LEASE_S, 2.5 * LEASE_S))
+    max_receives: int | None = None
 
 
 THEMES = (
     Theme(),
     Theme(),
+    # whatever can go wrong on the way of the bytes
+    Theme(
+        points=("s3.open", "s3.chunk", "ns.upload"), faults=("altered", "cut", "dropped", "hangs", "lost", "refused")
+    ),
     # writes that land late, and what happens to their senders meanwhile
     Theme(pace_s=(0.5, 5.0), points=("ns.upload", "ns.delete"), faults=("late", "busy", "die sent")),
     # workers that sleep through their leases with something in hand
@@ -78,7 +99,7 @@ THEMES = (
     ),
     # the same, each for so long that what others have left behind for them is over, and perhaps dead afterwards
     Theme(
-        ops=(6, 4, 0, 0, 0),
+        ops=(6, 4),
         pace_s=(30.0, 60.0),
         points=("s3.open", "s3.open", "ns.upload", "ns.delete"),
         faults=("freeze clock done", "freeze clock before"),
@@ -87,7 +108,7 @@ THEMES = (
         sleep_s=((LEASE_S + GRACE_S, 3 * LEASE_S),),
     ),
     Theme(
-        ops=(6, 4, 0, 0, 0),
+        ops=(6, 4),
         pace_s=(30.0, 60.0),
         points=("s3.open", "s3.open", "ns.upload", "ns.delete"),
         faults=("freeze done", "freeze before", "die sent", "die done"),
@@ -106,22 +127,40 @@ THEMES = (
         late_s=(0.5,),
         sleep_s=((20.0, GRACE_S),),
     ),
+    # trouble between any two awaits
+    Theme(points=("step", "step at work", "step at work"), workers=(2, 3)),
+    # workers that leave, or have lost their leases, and meet errors on their way out
+    Theme(
+        ops=(6, 3, 2, 5, 1),
+        points=("s3.head", "ns.upload", "ns.delete", "q.ack", "q.retry", "q.send check"),
+        faults=("freeze", "lost", "dropped", "refused", "late"),
+    ),
+    # messages that SQS itself puts into the dead-letter queue, and that are redriven from there
+    Theme(
+        ops=(6, 2, 1, 1, 4),
+        pace_s=(0.5, 5.0, 30.0),
+        points=("ns.upload", "ns.delete"),
+        faults=("late", "busy 502", "die sent"),
+        late_s=(0.5,),
+        max_receives=2,
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """Something that happens at a time: in S3, or to the workers. Its event comes after each of `events_s`."""
+    """What happens at a time: in S3, or to the workers. Its event comes after each of `events_s`, or is lost."""
 
     at_s: float
-    what: Literal["put", "delete", "bulk", "retry", "restart"]
+    what: Verb
     key: str = ""
     data: bytes = b""
     events_s: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         """Tell it in a line of the story."""
-        events = f", events after {' and '.join(f'{each:.1f} s' for each in self.events_s)}" if self.events_s else ""
+        late = " and ".join(f"{each:.1f} s" for each in self.events_s)
+        events = f", event after {late}" if late else ", event lost" if self.what in CHANGES else ""
         what = f"put of {show(self.data)}" if self.what == "put" else self.what
         return f"{self.at_s:9.3f}  {what} {self.key}{events}"
 
@@ -137,6 +176,9 @@ class Plan:
     lag_s: float
     slow: float
     wall_is_right: bool
+    trailers: bool
+    drain_s: float
+    max_receives: int | None
     ops: tuple[Op, ...]
     faults: tuple[Fault, ...]
 
@@ -145,7 +187,7 @@ def draw(seed: int) -> Plan:
     """Make a plan from a seed; every twelfth has no fault."""
     rng = random.Random(seed)
     theme = rng.choice(THEMES)
-    keys = rng.sample(["a", "b", "kms"], rng.choice([1, 1, 1, 2]))
+    keys = rng.sample(KEYS, rng.choice([1, 1, 1, 2]))
     pace_s = rng.choice(theme.pace_s)
     at_s = 0.5
     ops = []
@@ -162,24 +204,23 @@ def draw(seed: int) -> Plan:
         lag_s=rng.choice([0.0, 0.5, 10.0]),
         slow=rng.choice([0.1, 0.1, 0.5]),
         wall_is_right=rng.random() < 0.5,
+        trailers=rng.random() < 0.85,
+        drain_s=rng.choice([2.0, 10.0]),
+        max_receives=theme.max_receives,
         ops=tuple(ops),
         faults=tuple({(each.point, each.nth): each for each in faults}.values()),
     )
 
 
 def _draw_op(rng: random.Random, theme: Theme, at_s: float, key: str, late_s: float) -> Op:
-    what = rng.choices(["put", "delete", "bulk", "restart", "retry"], theme.ops)[0]
-    if what == "restart":
-        return Op(at_s, "restart")
-    if what == "retry":
-        return Op(at_s, "retry")
+    (what,) = rng.choices(VERBS[: len(theme.ops)], theme.ops)
+    if what in {"restart", "retry"}:
+        return Op(at_s, what)
     if what == "bulk":
-        return Op(at_s, "bulk", key)
-    events_s = [_draw_delay_s(rng, late_s) for _ in range(rng.choice([1, 1, 1, 1, 2]))]
-    if what == "delete":
-        return Op(at_s, "delete", key, b"", tuple(events_s))
-    data = rng.choice([b"A", b"B"]) * rng.choice([3, 3, 3, 12, 30])
-    return Op(at_s, "put", key, data, tuple(events_s))
+        return Op(at_s, what, key)
+    events_s = tuple(_draw_delay_s(rng, late_s) for _ in range(rng.choice([1] * 12 + [2] * 3 + [0])))
+    data = rng.choice([b"A", b"B"]) * rng.choice([3, 3, 3, 12, 30]) if what == "put" else b""
+    return Op(at_s, what, key, data, events_s)
 
 
 def _draw_delay_s(rng: random.Random, late_s: float) -> float:
@@ -191,9 +232,11 @@ def _draw_fault(rng: random.Random, theme: Theme) -> Fault:
     point = rng.choice(theme.points if theme.points and rng.random() < 0.8 else _OFTEN)
     menu = [each for each in MENU[point] if each.startswith(theme.faults)] if rng.random() < 0.8 else []
     what = rng.choice(menu or MENU[point])
-    nth = 1 + int(rng.expovariate(0.4))
+    nth = 1 + int(rng.expovariate(1.0 / rng.choice([30, 300, 3000]) if point.startswith("step") else 0.4))
     if what.startswith(("freeze", "late", "busy")):
         for_s = rng.uniform(*rng.choice(theme.sleep_s))
+        if not what.startswith("freeze"):
+            for_s = min(for_s, GRACE_S - 1.0)
     else:
         for_s = rng.uniform(0.0, 10.0)
     return Fault(point, nth, what, for_s)

@@ -1,7 +1,6 @@
 """The four queues behind the network, as the worker's adapters see them; `sim.sqs` holds the rules of each.
 
-An ack is judged where SQS accepts it: by then the hand must have looked later than it received, and NetStorage must
-have confirmed what it saw (G5).
+What a worker does to a message takes effect, and is judged, where the call reaches the queue; its answer may be lost.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from s3nsync import errors
 from s3nsync.events import Burial, burial_dedup_id, burial_group_id, dedup_id, encode, encode_burial, group_id
@@ -21,6 +21,9 @@ from sim.network import Net, resolve
 from sim.sqs import FifoQueue, Message
 from sim.watch import LOOK, Look
 
+if TYPE_CHECKING:
+    from sim.judge import Judge
+
 
 @dataclass(eq=False)
 class Queues:
@@ -31,7 +34,7 @@ class Queues:
     bulk: FifoQueue
     check: FifoQueue
     dead: FifoQueue
-    on_settled: Callable[[Message, Look | None], None]
+    judge: Judge = field(init=False)
     refs: dict[str, ObjectRef] = field(default_factory=dict)
     waiting: dict[QueueName, list[Callable[[], None]]] = field(
         default_factory=lambda: {"live": [], "bulk": [], "check": []}
@@ -57,6 +60,11 @@ class Queues:
         waiting, self.waiting[name] = self.waiting[name], []
         for look in waiting:
             look()
+
+    @property
+    def moved(self) -> int:
+        """How many messages SQS itself has moved to the dead-letter queue, after too many receives."""
+        return self.dead.accepted - self.numbers["buried"]
 
     def holds(self, look: Look) -> bool:
         """Say whether the hand's host has a message of the key on lease."""
@@ -150,19 +158,12 @@ class SimQueue:
             message = self._model.delete(delivery.receipt, self.net.loop.time())
             self.net.watch.tell(f"{host}'s ack of {delivery.receipt} is {'accepted' if message else 'refused'}")
             if message is not None:
-                self._judge(message, look, acked=acked)
+                self.queues.judge.on_removed(message, look, acked=acked)
                 self.queues.wake(self.name)
             return message is not None
 
         look = LOOK.get()
         return await self.net.call(point, delete, _queue_error)
-
-    def _judge(self, message: Message, look: Look | None, *, acked: bool) -> None:
-        """Hold an ack against G5: a look later than the receive, and NetStorage's word for what it saw."""
-        looked = look is not None and look.at_s >= message.received_at_s and look.confirmed_at_s == look.at_s
-        if acked and not looked:
-            self.net.watch.violate("G5", f"{message.receipt} was acked without a confirmed look")
-        self.queues.on_settled(message, look)
 
     async def retry(self, delivery: Delivery, after_s: float) -> bool:
         """Give back."""
@@ -189,7 +190,10 @@ class SimQueue:
 
         def entomb() -> None:
             now_s = self.net.loop.time()
-            self.queues.dead.send(encode_burial(burial), burial_group_id(burial), burial_dedup_id(burial), now_s)
+            self.queues.judge.on_burial(burial)
+            entry = encode_burial(burial), burial_group_id(burial), burial_dedup_id(burial)
+            if self.queues.dead.send(*entry, now_s) is not None:
+                self.queues.numbers["buried"] += 1
             self.net.watch.tell(f"buries {delivery.receipt}: {burial.reason}")
 
         await self.net.call("q.bury", entomb, _queue_error)

@@ -45,17 +45,22 @@ def _smaller(plan: Plan) -> list[Plan]:
 
 
 def _earlier(faults: tuple[Fault, ...]) -> list[tuple[Fault, ...]]:
-    """List these faults with one of them a call or two earlier."""
+    """List these faults with one of them a call or two earlier, or many steps."""
     return [
-        (*faults[:n], replace(fault, nth=fault.nth - by), *faults[n + 1 :])
+        (*faults[:n], replace(fault, nth=nth), *faults[n + 1 :])
         for n, fault in enumerate(faults)
-        for by in (1, 2)
-        if fault.nth > by
+        for nth in {fault.nth - 1, fault.nth - 2, *((fault.nth * 3 // 4, fault.nth // 2) if fault.nth > 8 else ())}
+        if nth > 0
     ]
 
 
 def tell(result: Result) -> str:
     """Give the story of a run that broke a promise."""
     plan = result.plan
-    head = f"seed {plan.seed}: {plan.workers} workers, {len(plan.ops)} operations, {len(plan.faults)} faults"
-    return "\n".join([head, *map(str, plan.ops), *map(str, plan.faults), *result.story, *result.violations])
+    behind = f", a replica {plan.lag_s:g} s behind" if plan.lag_s else ""
+    unmet = [each for each in map(str, plan.faults) if not any(each in line for line in result.story)]
+    head = f"seed {plan.seed}: {plan.workers} workers, {len(plan.ops)} operations, {len(plan.faults)} faults{behind}"
+    legend = (
+        "(live-2-3: the second message of the live queue, received for the third time; AAA[12]: twelve bytes, all A)"
+    )
+    return "\n".join([head, legend, *result.story, *(f"did not strike: {each}" for each in unmet)])

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from s3nsync.model import ObjectRef
+from s3nsync.model import ObjectRef, Report
 from sim.loop import HOST, Host
 
 
 @dataclass(eq=False)
 class Look:
-    """What one hand has seen and done, as the watch knows it."""
+    """What one hand has seen and done: S3's `data` at `at_s`, when NetStorage confirmed it, messages `removed`."""
 
     host: Host
     ref: ObjectRef
@@ -26,6 +26,14 @@ class Look:
     data: bytes | None = None
     at_s: float = -1.0
     confirmed_at_s: float = -2.0
+    archived: bool = False
+    removed: int = 0
+    reported: Report | None = None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Say whether the hand will still settle: its task goes on, and its host lives."""
+        return not self.host.dead and self.task is not None and not self.task.done()
 
 
 LOOK: ContextVar[Look | None] = ContextVar("look", default=None)
