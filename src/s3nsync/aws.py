@@ -24,6 +24,9 @@ from s3nsync.sigv4 import Credentials
 RENEWAL_PAUSE_S = 30.0
 """Between two attempts to renew credentials that are still good."""
 
+LOOK_PAUSE_S = 1.0
+"""Between two looks at how long they are good: botocore's date arithmetic costs as much as signing."""
+
 
 class CredentialSource(Protocol):
     """Where signing keys come from."""
@@ -73,11 +76,13 @@ class SessionCredentials:
             return self._keys
 
     def _is_due(self) -> bool:
-        return (
-            isinstance(self._found, RefreshableCredentials)
-            and self._found.refresh_needed()
-            and self._clock_s() >= self._not_before_s
-        )
+        now_s = self._clock_s()
+        if now_s < self._not_before_s:
+            return False
+        if isinstance(self._found, RefreshableCredentials) and self._found.refresh_needed():
+            return True
+        self._not_before_s = now_s + LOOK_PAUSE_S
+        return False
 
     async def _look_up(self) -> None:
         self._not_before_s = self._clock_s() + RENEWAL_PAUSE_S

@@ -116,19 +116,14 @@ class OpenObject:
 
     async def __anext__(self) -> bytes:
         """Give the next chunk."""
-        at_end = self._offset == self.info.size_bytes and not self._gathered
-        chunk = b"" if at_end else await self._gather()
-        self._crc.add(chunk)
-        if self._offset == self.info.size_bytes:
+        if self._offset == self.info.size_bytes and not self._gathered:
             self._check()
-        if at_end:
             raise StopAsyncIteration
-        return chunk
+        return await self._gather(self._chunk_bytes)
 
     async def read_all(self) -> bytes:
         """Give all bytes at once, checked; raises what `chunks` raises."""
-        chunks = [chunk async for chunk in self]
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return await self._gather(self.info.size_bytes)
 
     async def aclose(self) -> None:
         """Let go of the connection; harmless after the end, and twice."""
@@ -136,15 +131,23 @@ class OpenObject:
         if stream is not None:
             await stream.aclose()
 
-    async def _gather(self) -> bytes:
-        while self._offset < self.info.size_bytes and sum(map(len, self._gathered)) < self._chunk_bytes:
+    async def _gather(self, least_bytes: int) -> bytes:
+        """Give at least so many bytes, or all that are left; checked, if they are the last."""
+        size_bytes = self.info.size_bytes
+        gathered_bytes = sum(map(len, self._gathered))
+        while self._offset < size_bytes and gathered_bytes < least_bytes:
             piece = await self._next_piece()
             self._gathered.append(piece)  # kept on the object: a cancelled or failed call must not lose bytes
             self._offset += len(piece)
-        if self._offset > self.info.size_bytes:
-            raise SourceCorrupt(f"{self._ref}: S3 sent more than the {self.info.size_bytes} bytes that it announced")
+            gathered_bytes += len(piece)
+        if self._offset > size_bytes:
+            raise SourceCorrupt(f"{self._ref}: S3 sent more than the {size_bytes} bytes that it announced")
         pieces, self._gathered = self._gathered, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._crc.add(chunk)
+        if self._offset == size_bytes:
+            self._check()
+        return chunk
 
     async def _next_piece(self) -> bytes:
         while True:

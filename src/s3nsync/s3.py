@@ -160,7 +160,7 @@ class S3:
         self._sleep = sleep
         self._backoff = backoff
         self._addresses: dict[str, Address] = {}
-        self._signer: tuple[Credentials, Signer] | None = None
+        self._signer: Signer | None = None
 
     def __repr__(self) -> str:
         """Show where objects are read from."""
@@ -284,9 +284,9 @@ class S3:
             return await _read_fault(answer, self._region)
 
     def _signer_for(self, credentials: Credentials) -> Signer:
-        if self._signer is None or self._signer[0] != credentials:
-            self._signer = (credentials, Signer(credentials, region=self._region, service="s3"))
-        return self._signer[1]
+        if self._signer is None or self._signer.credentials is not credentials:
+            self._signer = Signer(credentials, region=self._region, service="s3")
+        return self._signer
 
     def _address(self, bucket: str) -> Address:
         address = self._addresses.get(bucket)

@@ -55,7 +55,7 @@ class Signer:
 
     def __init__(self, credentials: Credentials, *, region: str, service: str) -> None:
         """Bind credentials to `region` and `service` (`s3`, `sqs`, …)."""
-        self._credentials = credentials
+        self.credentials = credentials
         self._region = region
         self._service = service
         self._key_of_day: tuple[str, bytes] = ("", b"")
@@ -63,7 +63,7 @@ class Signer:
 
     def __repr__(self) -> str:
         """Show what is signed for and by whom, never the secret."""
-        return f"Signer({self._credentials!r}, region={self._region!r}, service={self._service!r})"
+        return f"Signer({self.credentials!r}, region={self._region!r}, service={self._service!r})"
 
     def sign(
         self,
@@ -85,8 +85,8 @@ class Signer:
         sent = [*headers, ("x-amz-date", moment.stamp)]
         if self._service == "s3":
             sent.append(("x-amz-content-sha256", payload_sha256))
-        if self._credentials.token is not None:
-            sent.append(("x-amz-security-token", self._credentials.token))
+        if self.credentials.token is not None:
+            sent.append(("x-amz-security-token", self.credentials.token))
         path, _, query = target.partition("?")
         names, fields = _canonical_headers([("host", host), *sent])
         request = (
@@ -108,7 +108,7 @@ class Signer:
                 now_s=now_s,
                 stamp=stamp,
                 preamble=f"{_ALGORITHM}\n{stamp}\n{scope}\n",
-                credential=f"{_ALGORITHM} Credential={self._credentials.access_key}/{scope}",
+                credential=f"{_ALGORITHM} Credential={self.credentials.access_key}/{scope}",
                 key=self._signing_key(day),
             )
         return moment
@@ -120,7 +120,7 @@ class Signer:
         known_day, key = self._key_of_day
         if known_day == day:
             return key
-        key = f"AWS4{self._credentials.secret_key}".encode()
+        key = f"AWS4{self.credentials.secret_key}".encode()
         for part in (day, self._region, self._service, "aws4_request"):
             key = hmac.digest(key, part.encode(), "sha256")
         self._key_of_day = (day, key)

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, NamedTuple, TypeVar
 
 from s3nsync.errors import (
     BadAnswer,
@@ -59,19 +61,21 @@ def nothing() -> None:
     """Guard nothing."""
 
 
+_nonces = itertools.count(secrets.randbits(63))
+
+
 def draw_nonce() -> str:
-    """Draw a unique id: numeric, as documented, and too long to meet twice."""
-    return str(secrets.randbits(63))
+    """Draw a unique id: numeric, as documented, and too long to meet twice; counted on from a random start."""
+    return str(next(_nonces))
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One action on one path, ready to be signed as often as it takes."""
 
     method: Literal["GET", "PUT", "POST"]
     action: str
     path: str
-    options: Options = field(default_factory=dict)
+    options: Options = MappingProxyType({})
     headers: Sequence[Header] = ()
     body: Chunk | Stream | None = None
     length: int | None = None

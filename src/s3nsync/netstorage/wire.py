@@ -143,12 +143,11 @@ def action_header(action: str, **options: str | int | None) -> str:
 
     Values are escaped once, `/` included, as the documentation asks for `destination` and `target`.
     """
-    parts = ["version=1&action=", action]
+    text = f"version=1&action={action}"
     for name, value in options.items():
         if value is not None:
-            escaped = quote(name_bytes(value), safe="") if isinstance(value, str) else str(value)
-            parts += ("&", name, "=", escaped)
-    return "".join(parts)
+            text += f"&{name}={quote(name_bytes(value), safe='') if isinstance(value, str) else value}"
+    return text
 
 
 def auth_data(user: str, *, now_s: float, nonce: str) -> str:

@@ -158,7 +158,7 @@ class SqsQueue:
         self._sleep = sleep
         self._token = token
         self._backoff = backoff
-        self._signer: tuple[Credentials, Signer] | None = None
+        self._signer: Signer | None = None
         self._acks = _Coalescer(lambda entries: self._batch("DeleteMessageBatch", entries))
         self._retries = _Coalescer(lambda entries: self._batch("ChangeMessageVisibilityBatch", entries))
 
@@ -319,9 +319,9 @@ class SqsQueue:
             return _read(answer, await answer.read(ANSWER_LIMIT_BYTES))
 
     def _signer_for(self, credentials: Credentials) -> Signer:
-        if self._signer is None or self._signer[0] != credentials:
-            self._signer = (credentials, Signer(credentials, region=self._region, service="sqs"))
-        return self._signer[1]
+        if self._signer is None or self._signer.credentials is not credentials:
+            self._signer = Signer(credentials, region=self._region, service="sqs")
+        return self._signer
 
 
 class _Coalescer:
