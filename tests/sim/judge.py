@@ -137,8 +137,9 @@ class Judge:
         slots = process.worker._slots
         if error is not None:
             self.watch.violate("bug", f"{process.host} died of {error!r}")
-        elif (slots.free, process.budget.in_use_bytes, process.worker.in_flight) != (slots.total, 0, 0):
-            self.watch.violate("G8", f"{process.host} left with {process.worker!r}, {process.budget!r}")
+        elif slots.free != slots.total or process.is_busy:
+            left = f"{process.worker!r}, {process.budget!r}, {process.lane!r}"
+            self.watch.violate("G8", f"{process.host} left with {left}")
 
     # --- at rest ---
 

@@ -106,6 +106,8 @@ class NetStorageModel:
         self.flights.remove(flight)
         existed = self.now(flight.path)
         if flight.data is None:
+            if existed is not None and "destination" in flight.options:
+                self._change(flight.options["destination"], existed)
             self._change(flight.path, None)
             return 200 if existed else 404
         data = flight.data[:-1] + b"~" if altered else flight.data
@@ -167,7 +169,7 @@ class SimHttp:
     async def send(
         self,
         _origin: Origin,
-        _method: str,
+        method: str,
         target: str,
         *,
         headers: Callable[[], Sequence[Header]],
@@ -177,7 +179,7 @@ class SimHttp:
         progress_s: float | None = None,  # noqa: ARG002 - the real one's face
     ) -> SimAnswer:
         """Send one request; the guard is asked, the request signed and gone in one step."""
-        point = f"ns.{'upload' if body is not None else 'delete' if _method == 'PUT' else 'stat'}"
+        point = f"ns.{'upload' if body is not None else 'delete' if method == 'PUT' else 'stat'}"
         fault = self.net.next_fault(point)
         await self.net.enter(fault)
         if fault is not None and fault.what == "unreachable":
@@ -193,6 +195,8 @@ class SimHttp:
             return self._answer(503)
         if point == "ns.stat":
             return await self._stat(path, fault)
+        if options["action"] == "mkdir":
+            return self._answer(200)
         if isinstance(body, AsyncIterable):
             return await self._stream(path, body, options, trailers, fault)
         flight = Flight(path, body, options, self.net.loop.time(), LOOK.get())
@@ -266,7 +270,7 @@ class SimHttp:
         net, host = self.net, HOST.get()
         answer: asyncio.Future[SimAnswer] = net.loop.create_future()
         what = fault.what if fault else ""
-        kind = "delete" if flight.data is None else f"upload of {show(flight.data)}"
+        kind = flight.options["action"] if flight.data is None else f"upload of {show(flight.data)}"
         point = "ns.delete" if flight.data is None else "ns.upload"
         net.watch.tell(f"sends {kind} to {flight.path}")
         self.store.depart(flight)

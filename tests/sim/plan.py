@@ -179,6 +179,8 @@ class Plan:
     trailers: bool
     drain_s: float
     max_receives: int | None
+    trash: bool
+    requests_per_s: float | None
     ops: tuple[Op, ...]
     faults: tuple[Fault, ...]
 
@@ -207,6 +209,8 @@ def draw(seed: int) -> Plan:
         trailers=rng.random() < 0.85,
         drain_s=rng.choice([2.0, 10.0]),
         max_receives=theme.max_receives,
+        trash=rng.random() < 0.25,
+        requests_per_s=rng.choice([None, None, None, 0.5]),
         ops=tuple(ops),
         faults=tuple({(each.point, each.nth): each for each in faults}.values()),
     )

@@ -70,8 +70,15 @@ class Process:
     host: Host
     worker: Worker
     budget: ByteBudget
+    lane: Lane
     task: asyncio.Task[None] | None = None
     replaced: bool = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Say whether it holds anything of its own gauges."""
+        lane = self.lane.figures()
+        return any((self.worker.in_flight, self.budget.in_use_bytes, lane.in_use, lane.waiting))
 
 
 EVENT_NAMES = {"put": "ObjectCreated:Put", "delete": "ObjectRemoved:Delete", "restore": "ObjectRestore:Completed"}
@@ -246,7 +253,9 @@ class Stage:
             await asyncio.sleep(0)
             update(data)
 
-        gate = Breaker([ROUTE], clock_s, on_stop=lambda *_: None, on_go=lambda _: None)
+        route = replace(ROUTE, deletes="trash") if self.plan.trash else ROUTE
+        lane = Lane(self.plan.slots, clock_s, requests_per_s=self.plan.requests_per_s)
+        gate = Breaker([route], clock_s, on_stop=lambda *_: None, on_go=lambda _: None)
         client = NetStorage(
             Account("ns.test", "user", "key"),
             cast("Http", SimHttp(self.store, self.net)),
@@ -255,10 +264,10 @@ class Stage:
             jitter=draw_one,
         )
         engine = Replicator(
-            routes=[ROUTE],
+            routes=[route],
             source=SimSource(self.s3, self.net),
             targets={"default": client},
-            lanes={"default": Lane(self.plan.slots, clock_s)},
+            lanes={"default": lane},
             budget=budget,
             gate=gate,
             backoff_s=Backoff(base_s=2.0, cap_s=60.0, uniform=draw_one).delay_s,
@@ -282,7 +291,7 @@ class Stage:
             clock_s=clock_s,
             now_s=now_s,
         )
-        return Process(host, worker, budget)
+        return Process(host, worker, budget, lane)
 
     def _replace(self) -> None:
         """Start a new process for each that has died or left."""
