@@ -23,6 +23,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -73,6 +74,13 @@ class Verdict:
             self.failures.append(what)
             sys.stdout.write(f"    FAILED {what}\n")
 
+    def told(self, seconds: float) -> int:
+        """Say it all once more; give the exit status."""
+        for failure in self.failures:
+            sys.stdout.write(f"FAILED {failure}\n")
+        sys.stdout.write(f"{self.held} checks held, {len(self.failures)} did not, {seconds:.0f} s\n")
+        return 1 if self.failures else 0
+
 
 @contextlib.contextmanager
 def step(title: str) -> Iterator[None]:
@@ -89,11 +97,11 @@ def step(title: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stand_in(scratch: Path) -> Iterator[str]:
-    """Start the stand-in for AWS on a free port, give its URL, and end it with the block."""
+def stand_in(scratch: Path, python: str = sys.executable) -> Iterator[str]:
+    """Start the stand-in for AWS on a free port, give its URL, and end it with the block; `python` is one with moto."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    program = [sys.executable, str(Path(__file__).with_name("aws_stand_in.py")), str(port)]
+    program = [python, str(Path(__file__).with_name("aws_stand_in.py")), str(port)]
     with (scratch / "aws.log").open("wb") as log:
         process = subprocess.Popen(program, cwd=scratch, stdout=log, stderr=log)
         try:
@@ -139,7 +147,11 @@ def set_scene(aws: boto3.Session, url: str) -> str:
     s3.put_bucket_notification_configuration(
         Bucket=FOREIGN, NotificationConfiguration={"QueueConfigurations": [target]}
     )
-    ec2 = client(aws, url, "ec2")
+    return nat_route_table(client(aws, url, "ec2"))
+
+
+def nat_route_table(ec2: Any) -> str:
+    """Make a NAT gateway in the default VPC and a route table that leads to it; give the table's id."""
     vpc = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
     subnet = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"][0]["SubnetId"]
     address = ec2.allocate_address(Domain="vpc")["AllocationId"]
@@ -380,24 +392,24 @@ def tell(verdict: Verdict, scratch: Path) -> None:
             bucket_is_let_go(terraform, verdict, made)
 
 
-def main() -> int:
-    """Run the story; exit status 1 if anything did not hold."""
+def perform(prefix: str, story: Callable[[Verdict, Path], None]) -> int:
+    """Tell a story in a folder of its own; gives the exit status, 1 if anything did not hold.
+
+    SIGTERM ends it by an exception, so that everything that was started is ended.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     verdict = Verdict()
     started_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="s3nsync-terraform-") as folder:
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         try:
-            tell(verdict, scratch)
+            story(verdict, scratch)
         except Broken as broken:
             verdict.failures.append(str(broken))
         if verdict.failures and (kept := os.environ.get("S3NSYNC_KEEP_LOGS")):
             shutil.copytree(scratch, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".terraform", "clone"))
-    for failure in verdict.failures:
-        sys.stdout.write(f"FAILED {failure}\n")
-    failed, seconds = len(verdict.failures), time.monotonic() - started_s
-    sys.stdout.write(f"{verdict.held} checks held, {failed} did not, {seconds:.0f} s\n")
-    return 1 if verdict.failures else 0
+    return verdict.told(time.monotonic() - started_s)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(perform("s3nsync-terraform-", tell))
