@@ -44,7 +44,11 @@ _FLIPPED_BIT = 0x20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What goes wrong, where: for requests whose text `request` matches, after the first `skip`, at most `times`."""
+    """What goes wrong, and where, for requests whose text `request` matches.
+
+    It spares the first `skip` of them and ends once it has struck `times`: a message that is too short for the place,
+    or that another fault broke before, does not count.
+    """
 
     kind: Kind
     request: str = ""
@@ -83,12 +87,16 @@ class Injection:
         """Let what is held pass, and hold nothing more."""
         self._released.set()
 
+    @property
+    def _is_over(self) -> bool:
+        return self._released.is_set() or self.struck >= self.fault.times
+
     def _meets(self, text: str) -> bool:
-        """Say whether it is this request's turn, and count it."""
-        if self._released.is_set() or not re.search(self.fault.request, text, re.DOTALL):
+        """Say whether it may strike this request, and count it."""
+        if self._is_over or not re.search(self.fault.request, text, re.DOTALL):
             return False
         self._met += 1
-        return self.fault.skip < self._met <= self.fault.skip + self.fault.times
+        return self._met > self.fault.skip
 
     def _strike(self) -> None:
         self.struck += 1
@@ -219,7 +227,7 @@ class _Lane:
             self._passed_bytes += step
             self._tail, piece = (self._tail + piece[:step])[-PIECE_BYTES:], piece[step:]
             now = [each for each, distance in due.items() if distance == step]
-            flips = [each for each in now if each.fault.kind == "flip"]
+            flips = [each for each in now if each.fault.kind == "flip" and not each._is_over]
             if flips and piece:
                 piece = bytes((piece[0] ^ _FLIPPED_BIT,)) + piece[1:]
             await self._strike([each for each in now if piece or each not in flips])
@@ -241,6 +249,8 @@ class _Lane:
     async def _strike(self, injections: Sequence[Injection]) -> None:
         for each in injections:
             self._ahead.remove(each)
+            if each._is_over:  # another request was there first
+                continue
             each._strike()
             fault = each.fault
             match fault.kind:
@@ -292,11 +302,9 @@ class FaultProxy:
         self._injections.append(injection)
         return injection
 
-    def hold(
-        self, request: str, *, side: Side = "request", at: Place = "start", skip: int = 0, times: int = 1
-    ) -> Injection:
-        """Stop the world at a moment on the wire, until `release`."""
-        return self.inject(Fault(kind="hold", request=request, side=side, at=at, skip=skip, times=times))
+    def hold(self, request: str, *, side: Side = "request", at: Place = "start") -> Injection:
+        """Stop the first such exchange at a moment on the wire, until `release`."""
+        return self.inject(Fault(kind="hold", request=request, side=side, at=at))
 
     def clear(self) -> None:
         """Take every fault back, and let pass what is held."""

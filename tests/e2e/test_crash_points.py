@@ -166,8 +166,7 @@ async def _reach(moment: Moment, world: World, process: Process) -> Injection:
         await world.settled()
     anchor = world.netstorage.hold(UPLOAD, side="answer") if moment.story in ("extend", "drain") else None
     wire = world.cloud if moment.request in (RECEIVE, GET, HEAD, ACK, VISIBILITY, CHECK, BURY) else world.netstorage
-    times = 1 if moment.fate == "late" else 1000  # an empty receive has no such place, but counts as one
-    hold = wire.hold(moment.request, side=moment.side, at=moment.at, times=times)
+    hold = wire.hold(moment.request, side=moment.side, at=moment.at)
     if moment.story != "again":
         _trigger(moment, world)
     if anchor is not None:
