@@ -666,3 +666,14 @@ async def test_a_second_look_compares_content_and_time(data: bytes, mtime_s: int
     await world.replicate(hand=FakeHand(exclusive=False))
     assert len(heads) == 2
     assert world.target.files[PATH] == (data, mtime_s)
+
+
+async def test_rule_6_nothing_is_remembered_from_one_attempt_to_the_next() -> None:
+    """What this worker wrote, or saw on NetStorage, says nothing of what is there now: others write too."""
+    world = World()
+    world.source.put(REF, b"hello")
+    assert isinstance(await world.replicate(), Copied)
+    assert isinstance(await world.replicate(hand=FakeHand(attempt=2)), Unchanged)
+    for attempt in (2, 1):
+        world.target.files.clear()
+        assert isinstance(await world.replicate(hand=FakeHand(attempt=attempt)), Copied)
