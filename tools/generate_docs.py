@@ -1,5 +1,7 @@
 """Write docs/configuration.md and docs/cli.md from the code, or (--check) tell whether they are what the code gives.
 
+The diagram of the deployment is drawn, or checked, with them (draw_diagram.py).
+
 Settings describe themselves (`s3nsync.settings.describe`), and so do the commands (the typer application); what is
 written here is only the prose around them and the keys of a route.
 """
@@ -15,6 +17,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Protocol, cast
 
+import draw_diagram
 import typer
 
 from s3nsync.model import Route
@@ -245,11 +248,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, only tell")
     check = parser.parse_args(arguments).check
     app = importlib.import_module("s3nsync.cli").app
-    pages = {DOCS / "configuration.md": configuration_page(), DOCS / "cli.md": cli_page(app)}
+    pages = {
+        DOCS / "configuration.md": configuration_page(),
+        DOCS / "cli.md": cli_page(app),
+        draw_diagram.DRAWING: draw_diagram.drawing(draw_diagram.SOURCE.read_text(encoding="utf-8")),
+    }
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         if check:
-            sys.stderr.write(f"docs/{path.name} is not what the code says: run `make docs`\n")
+            sys.stderr.write(f"docs/{path.name} is not what its source says: run `make docs`\n")
         else:
             path.write_text(pages[path], encoding="utf-8")
     return 1 if check and stale else 0
