@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -76,7 +77,7 @@ def deployed(
     registry(made, check)
     service(made, check, spot=spot)
     scaling(made, check)
-    roles(made, check, bucket=bucket)
+    policies(made, check, eventbridge=eventbridge)
     operations(made, check)
     encryption(made, check)
 
@@ -293,65 +294,63 @@ def scaling(made: Deployment, check: Check) -> None:
     check("scaling: in only with nothing waiting or in flight", asked, inflight | {"outstanding"})
 
 
-def roles(made: Deployment, check: Check, *, bucket: str) -> None:
-    """Compare one role for each job, with these actions and no others."""
+def policies(made: Deployment, check: Check, *, eventbridge: bool) -> None:
+    """Compare every policy that AWS holds with policies.json, which test_permissions.py judges."""
+    judged = json.loads(Path(__file__).with_name("policies.json").read_text())
+    wanted = judged["eventbridge" if eventbridge else "defaults"]
+    for kind, documents in _policies(made).items():
+        check(f"policies of {kind}: all are judged", sorted(documents), sorted(wanted[kind]))
+        for name, document in documents.items():
+            check(f"policy of {name}", _in_order(document), _in_order(wanted[kind].get(name)))
+
+
+def _policies(made: Deployment) -> dict[str, dict[str, Any]]:
+    """Ask for the policies of roles, queues, key and function; made-up names become those of policies.json."""
     iam = made.client("iam")
-    for job, service_name in (("intake", "lambda"), ("worker", "ecs-tasks"), ("execution", "ecs-tasks")):
+    role, trust = {"operator": json.loads(made.outputs["operator_policy"])}, {}
+    for job in ("intake", "worker", "execution"):
         name = f"{NAME}-{made.aws.region_name}-{job}"
-        trust = iam.get_role(RoleName=name)["Role"]["AssumeRolePolicyDocument"]["Statement"]
-        check(
-            f"{job}: taken on by", [each["Principal"] for each in trust], [{"Service": f"{service_name}.amazonaws.com"}]
-        )
-        attached = iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
-        check(f"{job}: one policy", [each["PolicyName"] for each in attached], [name])
-        check(f"{job}: none inline", iam.list_role_policies(RoleName=name)["PolicyNames"], [])
-        version = iam.get_policy(PolicyArn=attached[0]["PolicyArn"])["Policy"]["DefaultVersionId"]
-        document = iam.get_policy_version(PolicyArn=attached[0]["PolicyArn"], VersionId=version)["PolicyVersion"][
-            "Document"
-        ]
-        found = {each["Sid"]: (_listed(each["Action"]), _listed(each["Resource"])) for each in document["Statement"]}
-        check(f"{job}: may", found, _permissions(made, bucket)[job])
-
-
-def _listed(value: str | list[str]) -> tuple[str, ...]:
-    return tuple(sorted([value] if isinstance(value, str) else value))
-
-
-def _permissions(made: Deployment, bucket: str) -> dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
-    """Give what each role may do: actions and resources by statement."""
-    queue = {each: made.arn("sqs", name) for each, name in QUEUES.items()}
-    key = (made.outputs["kms_key_arn"],)
-    logs = {part: (made.arn("logs", f"log-group:{name}:*"),) for part, name in made.outputs["log_groups"].items()}
-    write = ("logs:CreateLogStream", "logs:PutLogEvents")
-    of_bucket = (f"arn:aws:s3:::{bucket}",)
-    pull = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
-    work = ("ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "ReceiveMessage", "SendMessage")
-    return {
-        "intake": {
-            "QueueAndBury": (("sqs:SendMessage",), _listed([queue["live"], queue["dead"], queue["failure"]])),
-            "EmptyTheFailureQueue": (("sqs:DeleteMessage", "sqs:ReceiveMessage"), (queue["failure"],)),
-            "EncryptedQueues": (("kms:Decrypt", "kms:GenerateDataKey"), key),
-            "Log": (write, logs["intake"]),
-        },
-        "worker": {
-            "ReadTheRoutesKeys": (("s3:GetObject",), (f"arn:aws:s3:::{bucket}/*",)),
-            "LetMissingMeanMissing": (("s3:ListBucket",), of_bucket),
-            "LookAtTheWiring": (("s3:GetBucketLocation", "s3:GetBucketNotification"), of_bucket),
-            "WorkTheQueues": (
-                tuple(f"sqs:{each}" for each in work),
-                _listed([queue["live"], queue["bulk"], queue["check"]]),
-            ),
-            "Bury": (("sqs:GetQueueAttributes", "sqs:SendMessage"), (queue["dead"],)),
-            "EncryptedQueues": (("kms:Decrypt", "kms:GenerateDataKey"), key),
-        },
-        "execution": {
-            "PullTheImage": (pull, (made.arn("ecr", f"repository/{NAME}"),)),
-            "LogInToTheRegistry": (("ecr:GetAuthorizationToken",), ("*",)),
-            "HandOverTheSecret": (("secretsmanager:GetSecretValue",), (made.outputs["secret_arns"]["default"],)),
-            "EncryptedSecret": (("kms:Decrypt",), key),
-            "Log": (write, logs["worker"]),
-        },
+        attached = [each["PolicyArn"] for each in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]]
+        if len(attached) != 1 or iam.list_role_policies(RoleName=name)["PolicyNames"]:
+            raise AssertionError(f"{job}: one policy and none inline, not {attached}")
+        version = iam.get_policy(PolicyArn=attached[0])["Policy"]["DefaultVersionId"]
+        found = iam.get_policy_version(PolicyArn=attached[0], VersionId=version)
+        role[job] = found["PolicyVersion"]["Document"]
+        trust[job] = iam.get_role(RoleName=name)["Role"]["AssumeRolePolicyDocument"]
+    key, function = made.outputs["kms_key_arn"], made.outputs["function_arn"]
+    resource = {
+        key: made.client("kms").get_key_policy(KeyId=key, PolicyName="default")["Policy"],
+        function: made.client("lambda").get_policy(FunctionName=f"{NAME}-intake")["Policy"],
+        **{made.arn("sqs", name): _queue_policy(made, queue) for queue, name in QUEUES.items()},
     }
+    text = json.dumps(
+        {"role": role, "trust": trust, "resource": {arn: json.loads(each) for arn, each in resource.items()}}
+    )
+    rules = made.client("events").list_rules(NamePrefix=f"{NAME}-s3-")["Rules"]
+    made_up = {
+        key: made.arn("kms", "key/own"),
+        made.outputs["secret_arns"]["default"]: made.arn("secretsmanager", f"secret:{NAME}/netstorage-AbCdEf"),
+        **{each["Arn"]: made.arn("events", f"rule/{NAME}-s3-a4e1d1f1") for each in rules},
+    }
+    for name, word in made_up.items():
+        text = text.replace(name, word)
+    found_by_kind: dict[str, dict[str, Any]] = json.loads(text)
+    return found_by_kind
+
+
+def _queue_policy(made: Deployment, queue: str) -> str:
+    asked = {"QueueUrl": made.outputs["queue_urls"][queue], "AttributeNames": ["Policy"]}
+    return str(made.client("sqs").get_queue_attributes(**asked)["Attributes"]["Policy"])
+
+
+def _in_order(document: Any) -> Any:
+    """Bring a policy into the form in which two that mean the same are equal: one value or many, in any order."""
+    if isinstance(document, dict):
+        plain = {name: _in_order(value) for name, value in document.items() if name != "Id"}
+        return {name: [value] if isinstance(value, str) else value for name, value in plain.items()}
+    if isinstance(document, list):
+        return sorted((_in_order(each) for each in document), key=lambda each: json.dumps(each, sort_keys=True))
+    return document
 
 
 def operations(made: Deployment, check: Check) -> None:
