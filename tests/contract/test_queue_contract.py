@@ -252,12 +252,13 @@ async def extending_keeps_the_lease(on: StandIn) -> None:
 
 @behaviour
 async def no_lease_outlives_twelve_hours(on: StandIn) -> None:
-    """Counted from the receive: an extension beyond is refused, and the lease goes on as it was."""
+    """Counted from the receive, not from the sending: an extension beyond is refused, the lease goes on as it was."""
     queue = await filled(on, "a1")
+    await on.pass_s(5)
     (held,) = await queue.receive(1, 0)
     await on.pass_s(1.2)
     assert await queue.extend([held], MAX_VISIBILITY_S) == [held]
-    assert await queue.extend([held], MAX_VISIBILITY_S - 100) == []
+    assert await queue.extend([held], MAX_VISIBILITY_S - 4) == []
     assert await queue.ack(held)
 
 
@@ -266,9 +267,12 @@ async def a_retry_hides_the_message_and_its_group(on: StandIn) -> None:
     """Order holds also while a message waits out its back-off."""
     queue = await filled(on, "a1", "a2", "b1")
     (first,) = await queue.receive(1, 0)
-    assert await queue.retry(first, 1.5)  # rounded up to whole seconds, never down
+    assert await queue.retry(first, 1.1)
     assert names(await queue.receive(10, 0)) == ["b1"]
-    await on.pass_s(2.2)
+    await on.pass_s(1.15)
+    if on.stub is not None:  # elsewhere time goes on by itself, too fast on a busy machine
+        assert await queue.receive(10, 0) == [], "rounded down to whole seconds, not up"
+    await on.pass_s(1.05)
     assert names(await queue.receive(10, 0)) == ["a1", "a2"]
 
 
