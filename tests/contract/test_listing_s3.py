@@ -163,7 +163,8 @@ class Bucket:
         page, truncated = found[: self.page], len(found) > self.page
         is_prefix = {key for key in page if delimiter and key.find(delimiter, len(prefix)) >= 0}
         return (
-            f'<?xml version="1.0"?><ListBucketResult><Name>b</Name><Prefix>{quote(prefix)}</Prefix>'
+            '<?xml version="1.0"?><ListBucketResult><EncodingType>url</EncodingType><Name>b</Name>'
+            f"<Prefix>{quote(prefix)}</Prefix>"
             f"<IsTruncated>{str(truncated).lower()}</IsTruncated>"
             + "".join(contents(key) for key in page if key not in is_prefix)
             + "".join(f"<CommonPrefixes><Prefix>{quote(key)}</Prefix></CommonPrefixes>" for key in sorted(is_prefix))
@@ -348,17 +349,24 @@ def test_a_page_is_read_whoever_worded_it() -> None:
         <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
           <IsTruncated>false</IsTruncated><Prefix>x</Prefix>
           <Contents>
-            <Key>
-a%2Fb+c%01</Key> <Size>3</Size>
+            <Key>%0Aa%2Fb+c%01</Key> <Size>3</Size>
             <Owner> <ID>x</ID> <DisplayName/> </Owner> <ETag>"e-1"</ETag> <New><Deep>1</Deep></New>
             <LastModified>2024-05-01T10:00:00.789Z</LastModified>
           </Contents>
           <CommonPrefixes> <Prefix>p%2F</Prefix> </CommonPrefixes>
+          <EncodingType> url </EncodingType>
         </ListBucketResult>""",
         "b",
     )
     assert page.items == [SourceItem("\na/b c\x01", 3, AT_S, "e-1")]
     assert (page.prefixes, page.truncated, page.token) == (["p/"], False, "")
+
+
+def test_keys_that_were_not_encoded_are_left_alone() -> None:
+    """A server that does not say so has not encoded them, whatever they look like."""
+    said = "<ListBucketResult><IsTruncated>false</IsTruncated>" + contents("k") + "</ListBucketResult>"
+    page = read_page(said.replace(">k<", "> a%2B+b<").encode(), "b")
+    assert [item.key for item in page.items] == [" a%2B+b"]
 
 
 @pytest.mark.parametrize(

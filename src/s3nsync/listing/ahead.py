@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 R = TypeVar("R")
 Batch = TypeVar("Batch", bound=Sequence[object])
 
-BATCHES_AHEAD = 4
-"""Batches that one stream may be ahead: 8 streams of 1,000 items are about 15 MB."""
+BATCHES_AHEAD = 8
+"""Batches that one stream may be ahead: 8 streams of 1,000 items are about 30 MB."""
 
 
 class _Pump(Generic[Batch]):

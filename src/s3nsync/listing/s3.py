@@ -6,7 +6,8 @@ the stretches are read side by side and given out one after the other (`ahead`).
 boundary up to and with the next: wherever the boundaries lie, and whatever changes meanwhile, no key is left out or
 told twice. A bucket of one page costs one request.
 
-Keys are asked for URL-encoded: XML 1.0 has no way to write most control characters. Pages are read whole, by expat; one
+Keys are asked for URL-encoded: XML 1.0 has no way to write most control characters; whether they are is read from the
+answer, for not every S3 does it. Pages are read whole, by expat; one
 that is cut short or refused (503 SlowDown) is asked for again, with back-off.
 
 Source: ListObjectsV2 in the Amazon S3 API Reference.
@@ -41,8 +42,9 @@ DISCOVERY_REQUESTS = 32
 BOUNDARIES = 2_000
 """Boundaries after which no more are looked for."""
 
-STRETCH_PAGES = 4
-"""Pages that a stretch should have, by the density of the first page: shorter ones cost requests, longer ones wait."""
+STRETCH_PAGES = 8
+"""Pages that a stretch should have, by the density of the first page: each costs a page more than it
+has, to see its end, and only as many as are read ahead come side by side."""
 
 
 @dataclass(slots=True)
@@ -179,10 +181,11 @@ class _Lister:
 # --- reading a page --------------------------------------------------------------------------------------------
 
 _QUOTED = re.compile("[%+]")
+_OF_THE_PAGE = frozenset({"IsTruncated", "NextContinuationToken", "EncodingType"})
 
 
 def read_page(document: bytes, bucket: str) -> ListingPage:
-    """Read one answer to ListObjectsV2 that was asked for URL-encoded; BadAnswer for anything else."""
+    """Read one answer to ListObjectsV2; BadAnswer for anything else."""
     reader = _PageReader()
     try:
         reader.parser.Parse(document, True)  # noqa: FBT003 -- expat's own signature
@@ -193,67 +196,82 @@ def read_page(document: bytes, bucket: str) -> ListingPage:
 
 
 class _PageReader:
-    """Collects the text of elements, and makes an item whenever one of <Contents> ends.
+    """Collects the text of elements by name, a dictionary for each of <Contents>.
 
-    Every element's text is kept under its name until it is used, so a nested element that we do not know is harmless.
+    There are seven elements an object, so each call from expat counts. None is made where an element begins: what
+    stands between elements comes before the next one's text and is stripped off. No value begins or ends in white
+    space, because keys are encoded; where a server did not encode them, elements must follow each other closely.
     """
 
     def __init__(self) -> None:
-        self.root = ""
-        self._items: list[SourceItem] = []
+        self._root = ""
+        self._objects: list[dict[str, str]] = []
         self._prefixes: list[str] = []
+        self._page: dict[str, str] = {}
         self._said: dict[str, str] = {}
         self._text = ""
         self.parser = expat.ParserCreate()
         self.parser.buffer_text = True
         self.parser.StartDoctypeDeclHandler = self._on_doctype
-        self.parser.StartElementHandler = self._on_start
+        self.parser.StartElementHandler = self._on_root
         self.parser.EndElementHandler = self._on_end
         self.parser.CharacterDataHandler = self._on_text
 
     def page(self) -> ListingPage:
         """Give what was read; ValueError when it is no listing, KeyError when it does not say whether there is more."""
-        if self.root != "ListBucketResult":
-            raise ValueError(f"its root is <{self.root}>")
-        truncated = self._said["IsTruncated"] == "true"
-        return ListingPage(self._items, self._prefixes, truncated, self._said.get("NextContinuationToken", ""))
+        if self._root != "ListBucketResult":
+            raise ValueError(f"its root is <{self._root}>")
+        key_of = unquoted if self._page.get("EncodingType", "").strip() == "url" else _as_it_is
+        return ListingPage(
+            [_item(each, key_of) for each in self._objects],
+            [key_of(each) for each in self._prefixes],
+            self._page["IsTruncated"].strip() == "true",
+            self._page.get("NextContinuationToken", "").strip(),
+        )
 
     def _on_doctype(self, *_: object) -> None:
         raise ValueError("it has a document type declaration, which S3 never sends")
 
-    def _on_start(self, name: str, _attributes: dict[str, str]) -> None:
-        if not self.root:
-            self.root = name
-        self._text = ""
+    def _on_root(self, name: str, _attributes: dict[str, str]) -> None:
+        self._root = name
+        self.parser.StartElementHandler = None
 
     def _on_text(self, text: str) -> None:
         self._text += text
 
     def _on_end(self, name: str) -> None:
         if name == "Contents":
-            self._items.append(_item(self._said))
+            self._objects.append(self._said)
+            self._said = {}
         elif name == "CommonPrefixes":
-            self._prefixes.append(unquoted(self._said.pop("Prefix")))
+            self._prefixes.append(self._said.pop("Prefix"))
+        elif name in _OF_THE_PAGE:
+            self._page[name] = self._text
         else:
             self._said[name] = self._text
         self._text = ""
 
 
-def _item(said: dict[str, str]) -> SourceItem:
-    etag = said.pop("ETag", "").strip('"')
+def _item(said: dict[str, str], key_of: Callable[[str], str]) -> SourceItem:
+    etag = said.get("ETag", "").strip('" \r\n\t')
     return SourceItem(
-        unquoted(said.pop("Key")),
-        int(said.pop("Size")),
-        int(datetime.fromisoformat(said.pop("LastModified")).timestamp()),
+        key_of(said["Key"]),
+        int(said["Size"]),
+        int(datetime.fromisoformat(said["LastModified"].strip()).timestamp()),
         etag,
         None,
         etag if MD5_ETAG.fullmatch(etag) else None,
-        said.pop("StorageClass", ""),
+        said.get("StorageClass", "").strip(),
     )
 
 
 def unquoted(text: str) -> str:
     """Give a key that S3 wrote URL-encoded, the way of a form: in listings, inventories and reports alike."""
+    text = text.strip()
     if not _QUOTED.search(text):
         return text
     return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "surrogateescape")
+
+
+def _as_it_is(text: str) -> str:
+    return text

@@ -355,19 +355,25 @@ def _number(attributes: Mapping[str, str], name: str) -> int | None:
 
 def _entry(attributes: Mapping[str, str], directory: str) -> Entry:
     """Build an Entry: stat and dir name what is in `directory`, list gives whole paths without a leading slash."""
-    name = _text(attributes, "name")
+    get = attributes.get  # listings come here for each file: what most entries lack costs one look
+    name = get("name") if "name_base64" not in attributes else _text(attributes, "name")
     if name is None:
         raise KeyError("name")
     kind = _ENTRY_TYPES[attributes["type"]]
-    md5 = attributes.get("md5")
-    return Entry(
+    size, mtime, md5 = get("size"), get("mtime"), get("md5")
+    entry = Entry(
         path=f"{directory}/{name.removesuffix('/') if kind == 'dir' else name}",
         type=kind,
-        size_bytes=_number(attributes, "size"),
+        size_bytes=None if size is None else int(size),
         md5=md5.lower() if md5 else None,
-        mtime_s=_number(attributes, "mtime"),
+        mtime_s=None if mtime is None else int(mtime),
+    )
+    if kind == "file":
+        return entry
+    return replace(
+        entry,
         target=_text(attributes, "target"),
-        implicit=attributes.get("implicit") == "true",
+        implicit=get("implicit") == "true",
         files=_number(attributes, "files"),
         total_bytes=_number(attributes, "bytes"),
     )
