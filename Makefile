@@ -19,7 +19,7 @@ export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test pythons interop image-test terraform-test terraform-apply-test bench soak mutants ci fix docs lambda lock clean
+.PHONY: help demo dev check test pythons interop image-test terraform-test terraform-apply-test pipeline-test pipeline-image-test bench soak mutants ci fix docs lambda lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,14 @@ terraform-test: $(READY) ## the Terraform sources, without an AWS: format, valid
 
 terraform-apply-test: .venv-moto/.ready ## the Terraform root, applied to a stand-in for AWS: some five minutes
 	cd tests && ../.venv-moto/bin/python -m terraform.apply
+
+pipeline-test: $(READY) $(MINISTACK_READY) .venv-moto/.ready ## what Terraform deploys, at work: some five minutes
+	cd tests && ../$(BIN)/python -m terraform.pipeline
+
+pipeline-image-test: $(READY) $(MINISTACK_READY) .venv-moto/.ready ## the same from the image that Terraform builds: as root, on Debian
+	@for each in buildah debootstrap docker-registry; do \
+		command -v $$each >/dev/null || $(MAKE) --no-print-directory .install-$$each || exit 1; done
+	cd tests && ../$(BIN)/python -m terraform.builder
 
 bench: $(READY) ## CPU seconds for 1,000 objects: make bench ARGS=--quick only shows that it runs
 	@command -v nginx >/dev/null || $(MAKE) --no-print-directory .install-nginx

@@ -82,7 +82,15 @@ class Buildah:
 
     def build(self, tag: str, *options: str) -> str:
         """Build the shipped Dockerfile in `context`."""
-        arguments = ("--pull-never", "--format", "docker", "--build-arg", f"BASE={BASE}", *self._pip(), *options)
+        arguments = (
+            "--pull-never",
+            "--format",
+            "docker",
+            "--build-arg",
+            f"BASE={BASE}",
+            *(f"--volume={each}" for each in self.pip_volumes()),
+            *options,
+        )
         self("bud", *arguments, "--tag", tag, str(self.context), within_s=400)
         return tag
 
@@ -128,8 +136,11 @@ class Buildah:
         self("umount", "--all")
         self("rm", "--all")
 
-    def _pip(self) -> Iterator[str]:
-        """Give a build this machine's pip settings (which index, which authorities) as mounts: never in the image."""
+    def pip_volumes(self) -> Iterator[str]:
+        """Give the mounts that bring this machine's pip settings (which index, which authorities) into a build.
+
+        They are never in the image.
+        """
         listed = subprocess.run(
             [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True, timeout=60
         ).stdout
@@ -137,11 +148,11 @@ class Buildah:
         settings = {name: str(ast.literal_eval(value)).replace("\n", "\n    ") for name, value in pairs}
         file = self.home / "pip.conf"
         file.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
-        yield f"--volume={file}:/etc/pip.conf:ro"
+        yield f"{file}:/etc/pip.conf:ro"
         named = [Path(word.removeprefix("file://")) for value in settings.values() for word in value.split()]
         # An index's pages point sideways, so what is beside a folder is needed too.
         for folder in sorted({path.parent for path in named if path.is_absolute() and path.exists()} - {Path("/")}):
-            yield f"--volume={folder}:{folder}:ro"
+            yield f"{folder}:{folder}:ro"
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
