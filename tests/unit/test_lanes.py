@@ -102,6 +102,18 @@ def test_a_latency_far_above_its_baseline_cuts_but_never_below_a_few_places() ->
         assert window.places == places
 
 
+def test_a_narrow_window_does_not_jump_up_because_answers_are_slow() -> None:
+    """What refusals have cut grows by its own pace."""
+    window, now_s = Window(64), 0.0
+    window.answered(0.0, 0.01, in_use=64, small=True)
+    for _ in range(12):
+        now_s += 1.0
+        window.refused(now_s, now_s, None)
+    assert window.places == 1
+    window.answered(now_s + 1.0, now_s + 61.0, in_use=1, small=True)
+    assert window.places == 2
+
+
 def test_what_is_slow_for_ten_minutes_is_the_new_baseline() -> None:
     """A server that moved further away is used in full again."""
     window, now_s = Window(64), 0.0
@@ -173,6 +185,40 @@ async def test_cancelled_in_the_moment_of_being_served_gives_the_place_back() ->
     first.cancel()
     assert await second
     assert lane.in_use == 1
+
+
+async def test_a_place_freed_while_the_cancelled_head_has_not_run_is_not_lost() -> None:
+    """The one behind gets it as soon as the head has left the line."""
+    lane = Lane(1, lambda: 0.0)
+    await lane.enter()
+    first, second = asyncio.create_task(lane.enter()), asyncio.create_task(lane.enter())
+    await _settle()
+    first.cancel()
+    await asyncio.sleep(0)  # the head's future is cancelled, its task has not run yet
+    lane.leave()
+    async with asyncio.timeout(1):
+        assert await second
+    assert (lane.in_use, first.cancelled()) == (1, True)
+
+
+async def test_nobody_overtakes_those_who_waited_out_a_rest() -> None:
+    """A rest that has just ended finds a line that was there first."""
+    clock, order = [0.0], []
+    lane = Lane(1, lambda: clock[0])
+    lane.failed(errors.TargetUnavailable("429", status=429, retry_after_s=0.02), -1.0)
+
+    async def come(name: str) -> None:
+        await lane.enter()
+        order.append(name)
+        lane.leave()
+
+    early = asyncio.create_task(come("early"))
+    await _settle()
+    clock[0] = 1.0
+    async with asyncio.timeout(1):
+        await come("late")
+        await early
+    assert order == ["early", "late"]
 
 
 async def test_a_rest_ends_though_nobody_is_at_work() -> None:
