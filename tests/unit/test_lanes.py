@@ -193,8 +193,7 @@ async def test_a_place_freed_while_the_cancelled_head_has_not_run_is_not_lost() 
     await lane.enter()
     first, second = asyncio.create_task(lane.enter()), asyncio.create_task(lane.enter())
     await _settle()
-    first.cancel()
-    await asyncio.sleep(0)  # the head's future is cancelled, its task has not run yet
+    first.cancel()  # its turn is cancelled, and its task has not run yet
     lane.leave()
     async with asyncio.timeout(1):
         assert await second
