@@ -2,9 +2,9 @@
 
     cd tests && python -m terraform.builder       as root, on Debian for x86-64; a temporary folder, the whole story
 
-No `image` is given, so `terraform apply` runs the module's build_image.py. Where docker has no engine behind it, the
-script takes buildah, which builds the shipped Dockerfile without one (in a chroot), logs in and pushes to the name that
-ECR gives (ecr.py says how it gets there). The base is Debian's own Python, as in image/building.py. Then the image is
+No `image` is given, so `terraform apply` runs the module's build_image.py. No docker engine answers, so the script
+takes buildah, which builds the shipped Dockerfile without one (in a chroot), logs in and pushes to the name that ECR
+gives (ecr.py says how it gets there). The base is Debian's own Python, as in image/building.py. Then the image is
 pulled from the registry and runs the pipeline's story (pipeline.py) as ECS would run it: by the name, user, command,
 environment and secret in the task definition, on a read-only root.
 
@@ -106,6 +106,7 @@ def settings(folder: Path, hub: int, volumes: Sequence[str]) -> dict[str, str]:
         **{name: str(folder / name) for name in texts},
         "REGISTRY_AUTH_FILE": str(folder / "auth.json"),
         "BUILDAH_ISOLATION": "chroot",
+        "DOCKER_HOST": f"unix://{folder}/no-engine",  # one that runs would know nothing of all this
         "TMPDIR": str(folder / "tmp"),
     }
 

@@ -40,6 +40,9 @@ PASSWORD = "123456789012-auth-token"
 HTPASSWD = "AWS:$2y$05$s3nsyncs3nsyncs3nsyncuCyq1ysQBAyZWlDpXakHk.6/aaGbKMY.\n"
 """That password for the user AWS, by bcrypt: docker-registry knows no other digest."""
 
+SYSTEM_CA_FILE = Path("/etc/ssl/certs/ca-certificates.crt")
+"""Where Debian keeps the authorities."""
+
 MANIFEST_TYPES = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 
 
@@ -137,7 +140,8 @@ def ecr(folder: Path, host: str) -> Iterator[tuple[Ecr, dict[str, str]]]:
     """Run ECR's registry under the name `host`; gives it, and the environment in which a builder finds it."""
     folder.mkdir()
     authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(ca_file := folder / "ca.pem"))
+    ca_file = folder / "ca.pem"
+    ca_file.write_bytes(SYSTEM_CA_FILE.read_bytes() + authority.cert_pem.bytes())  # terraform may have to fetch too
     pair = authority.issue_cert(host, "localhost")
     pair.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
     pair.private_key_pem.write_to_path(str(folder / "key.pem"))
