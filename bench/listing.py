@@ -280,7 +280,8 @@ def measure_rclone(count: int) -> Measured:
     }
     with stores(count, filestore=False) as origin:
         settings |= {"ENDPOINT": str(origin), "FORCE_PATH_STYLE": "true", "LIST_VERSION": "2"}
-        environment = os.environ | {f"RCLONE_CONFIG_B_{name}": value for name, value in settings.items()}
+        own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        environment = own | {f"RCLONE_CONFIG_B_{name}": value for name, value in settings.items()}
         began_s = time.perf_counter()
         command = ["rclone", "size", "--fast-list", "--config", "/dev/null", f"b:{BUCKET}"]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

@@ -10,13 +10,19 @@ delete marker. Keys are URL-encoded, like those of a form. An inventory says how
 if these columns were asked for: then an ETag is known to be the MD5, or not to be. It is as old as its day: what it
 tells of a key may have changed since.
 
-Source: "Amazon S3 Inventory" and "Locating your inventory list" in the Amazon S3 User Guide.
+A Batch Operations job can compute what an ETag does not say, the MD5 of every object, without a download. Its report is
+read here too, and laid over a listing (`with_checksums`).
+
+Sources: "Amazon S3 Inventory", "Locating your inventory list", "Compute checksums" and "Examples: S3 Batch Operations
+completion reports" in the Amazon S3 User Guide.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
+import io
 import json
 import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -25,7 +31,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from s3nsync.compare import SourceItem, order
+from s3nsync.compare import Batches, SourceItem, order
 from s3nsync.decide import MD5_ETAG
 from s3nsync.errors import ConfigError, SourceCorrupt
 from s3nsync.listing.s3 import unquoted
@@ -160,10 +166,10 @@ def _md5(data: bytes) -> str:
 # --- the files -------------------------------------------------------------------------------------------------
 
 
-async def _rows(s3: S3, ref: ObjectRef, md5: str) -> AsyncGenerator[list[list[str]], None]:
+async def _rows(s3: S3, ref: ObjectRef, md5: str, *, packed: bool = True) -> AsyncGenerator[list[list[str]], None]:
     """Give a file's rows, a chunk's at a time; SourceCorrupt at the end if the bytes are not those of its MD5."""
     digest = hashlib.md5(usedforsecurity=False)
-    text = _Text(ref)
+    text = _Text(ref, packed=packed)
     async with aclosing(_chunks(s3, ref)) as chunks:
         async for chunk in chunks:
             digest.update(chunk)
@@ -175,10 +181,11 @@ async def _rows(s3: S3, ref: ObjectRef, md5: str) -> AsyncGenerator[list[list[st
 
 
 class _Text:
-    """A gzip file's CSV as it comes in: whole lines are parsed, the rest waits for the next chunk."""
+    """A file's CSV as it comes in, through gzip if `packed`: lines are parsed, what is none yet waits."""
 
-    def __init__(self, ref: ObjectRef) -> None:
+    def __init__(self, ref: ObjectRef, *, packed: bool) -> None:
         self._ref = ref
+        self._packed = packed
         self._unzip = zlib.decompressobj(wbits=31)
         self._rest = b""
 
@@ -189,12 +196,14 @@ class _Text:
 
     def end(self) -> list[list[str]]:
         """Give the last row, if no line break follows it."""
-        if not self._unzip.eof:
+        if self._packed and not self._unzip.eof:
             raise self._damaged("it is cut short")
         rest, self._rest = self._rest, b""
         return self._parse(rest)
 
     def _inflate(self, chunk: bytes) -> bytes:
+        if not self._packed:
+            return chunk
         parts = []
         try:
             while chunk:
@@ -208,7 +217,7 @@ class _Text:
 
     def _parse(self, lines: bytes) -> list[list[str]]:
         try:
-            return list(csv.reader(lines.decode("utf-8").splitlines(), strict=True))
+            return list(csv.reader(io.StringIO(lines.decode("utf-8"), newline=""), strict=True))
         except (csv.Error, UnicodeDecodeError) as error:
             raise self._damaged(f"it is not CSV ({error})") from error
 
@@ -249,3 +258,86 @@ def _digests(etag: str, row: Sequence[str], at: Mapping[str, int]) -> tuple[str 
         return None, etag
     plain = row[multipart] == "false" and row[encryption] in _PLAIN
     return (etag, None) if plain else (None, None)
+
+
+# --- a checksum report -----------------------------------------------------------------------------------------
+
+_REPORT_COLUMNS = ("Bucket", "Key", "TaskStatus", "ResultMessage")
+
+
+async def list_checksums(
+    s3: S3,
+    manifest: ObjectRef,
+    *,
+    bucket: str,
+    scratch: Path | None = None,
+    in_memory_items: int = IN_MEMORY_ITEMS,
+) -> AsyncGenerator[list[SourceItem], None]:
+    """List what a Batch Operations job "Compute checksum" (MD5, full object) found out about `bucket`, in key order.
+
+    `manifest` names the report's manifest.json. Items have key, ETag and MD5, and no size or time: they are for
+    `with_checksums`. Objects that the job failed on are left out. Raises SourceCorrupt naming the file that is missing,
+    damaged or not readable, ConfigError when the report holds no such MD5.
+    """
+    columns, files = _parse_report(await _read(s3, manifest), manifest)
+    with Sorter(SourceItem._make, in_memory_items=in_memory_items, scratch=scratch) as sorter:
+        for ref, md5 in files:
+            async with aclosing(_rows(s3, ref, md5, packed=False)) as lots:
+                async for rows in lots:
+                    found = (_checksum_of(row, columns, ref, bucket) for row in rows)
+                    sorter.add(item for item in found if item is not None)
+        if not sorter.count:
+            hint = "run the job on this bucket, with algorithm MD5 and checksum type FULL_OBJECT"
+            raise ConfigError(f"{manifest}: the report holds no MD5 of a whole object of bucket {bucket}", hint=hint)
+        for batch in sorter.batches(BATCH_ITEMS):
+            yield batch
+
+
+async def with_checksums(
+    source: Batches[SourceItem], checksums: Batches[SourceItem]
+) -> AsyncGenerator[Sequence[SourceItem], None]:
+    """Give a listing with the MD5s of a report; both are in key order, and neither is closed.
+
+    A report is older than a listing: an MD5 counts only where the ETag is still the one that the report saw.
+    """
+    known: dict[tuple[str, str], str | None] = {}
+    reached: bytes | None = b""
+    async for items in source:
+        end = order(items[-1].key) if items else b""
+        while reached is not None and reached <= end:
+            batch = await anext(checksums, None)
+            known.update(((each.key, each.etag), each.md5) for each in batch or ())
+            reached = order(batch[-1].key) if batch else None
+        yield [each._replace(md5=known.get((each.key, each.etag), each.md5)) for each in items]
+        known = {pair: md5 for pair, md5 in known.items() if order(pair[0]) > end}
+
+
+def _parse_report(text: bytes, ref: ObjectRef) -> tuple[Mapping[str, int], list[tuple[ObjectRef, str]]]:
+    """Read a report's manifest: where its columns are, and its files on tasks that succeeded, with their MD5s."""
+    try:
+        data = json.loads(text)
+        names = str(data["ReportSchema"]).replace(" ", "").split(",")
+        files = [
+            (ObjectRef(str(each["Bucket"]), str(each["Key"])), str(each["MD5Checksum"]).lower())
+            for each in data["Results"]
+            if each["TaskExecutionStatus"] == "succeeded"
+        ]
+        columns = {name: place for place, name in enumerate(names)}
+        return {name: columns[name] for name in _REPORT_COLUMNS}, files
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceCorrupt(f"{ref} is no report's manifest: {error!r}", hint=_TAKE_ANOTHER) from error
+
+
+def _checksum_of(row: Sequence[str], columns: Mapping[str, int], ref: ObjectRef, bucket: str) -> SourceItem | None:
+    """Read one task; None if it is of another bucket, or brought no MD5 of the whole object."""
+    try:
+        owner, key, status, message = (row[columns[name]] for name in _REPORT_COLUMNS)
+        if owner != bucket or status != "succeeded":
+            return None
+        told = json.loads(message)
+        if (told["checksumAlgorithm"], told["checksumType"]) != ("MD5", "FULL_OBJECT"):
+            return None
+        md5 = base64.b64decode(told["checksum_base64"], validate=True).hex()
+        return SourceItem(unquoted(key), 0, 0, str(told["etag"]).strip('"'), md5)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise SourceCorrupt(f"{ref}: a row cannot be read: {error!r}", hint=_TAKE_ANOTHER) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import csv
 import gzip
 import hashlib
@@ -14,12 +16,14 @@ from pathlib import Path
 from urllib.parse import quote_plus
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aws_emulator import REGION, Aws
 from s3nsync.compare import SourceItem, order
 from s3nsync.errors import ConfigError, S3nsyncError, SourceCorrupt
 from s3nsync.http import Http
-from s3nsync.inventory import list_inventory
+from s3nsync.inventory import list_checksums, list_inventory, with_checksums
 from s3nsync.model import ObjectRef
 from s3nsync.s3 import S3
 from s3nsync.sigv4 import Credentials
@@ -230,3 +234,103 @@ async def test_an_inventory_of_something_else_is_refused(
 ) -> None:
     """Another format, bucket or set of columns: what to do is said."""
     await refused(s3, inventory.publish(COLUMNS, **changes), kind, words)
+
+
+# --- checksum reports ------------------------------------------------------------------------------------------
+
+
+def task(
+    key: str, md5: str = MD5, *, etag: str = "e-2", status: str = "succeeded", bucket: str = "source", **told: str
+) -> list[str]:
+    """Word a row of a report."""
+    message = {
+        "checksum_base64": base64.b64encode(bytes.fromhex(md5)).decode(),
+        "etag": etag,
+        "checksumAlgorithm": "MD5",
+        "checksumType": "FULL_OBJECT",
+    }
+    return [bucket, quote_plus(key, safe="/"), "", status, "", "200", json.dumps(message | told)]
+
+
+def report(
+    aws: Aws, bucket: str, *files: Sequence[Sequence[str]], md5: str | None = None, **changes: object
+) -> ObjectRef:
+    """Put a report."""
+    results = []
+    for number, rows in enumerate(files):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        body = text.getvalue().encode()
+        aws.s3.put_object(Bucket=bucket, Key=f"job/results/{number}.csv", Body=body)
+        digest = md5 or hashlib.md5(body, usedforsecurity=False).hexdigest()
+        result = {"TaskExecutionStatus": "succeeded", "Bucket": bucket, "MD5Checksum": digest}
+        results.append(result | {"Key": f"job/results/{number}.csv"})
+    results.append(
+        {"TaskExecutionStatus": "failed", "Bucket": bucket, "MD5Checksum": "0" * 32, "Key": "job/failed.csv"}
+    )
+    columns = "Bucket, Key, VersionId, TaskStatus, ErrorCode, HTTPStatusCode, ResultMessage"
+    manifest = {"Format": "Report_CSV_20180820", "Results": results, "ReportSchema": columns} | changes
+    aws.s3.put_object(Bucket=bucket, Key="job/manifest.json", Body=json.dumps(manifest).encode())
+    return ObjectRef(bucket, "job/manifest.json")
+
+
+async def checksums(s3: S3, ref: ObjectRef) -> list[SourceItem]:
+    """Read a report to its end."""
+    return [item async for items in list_checksums(s3, ref, bucket="source") for item in items]
+
+
+async def test_a_report_gives_the_md5s_of_whole_objects(aws: Aws, s3: S3) -> None:
+    """In key order; not of other buckets, other algorithms, digests of digests, or tasks that failed."""
+    ref = report(
+        aws,
+        aws.bucket(),
+        [task("b c"), task("f", status="failed"), task("s", checksumAlgorithm="SHA256")],
+        [task("a", etag='"e"'), task("p", checksumType="COMPOSITE"), task("o", bucket="other")],
+    )
+    assert await checksums(s3, ref) == [SourceItem("a", 0, 0, "e", MD5), SourceItem("b c", 0, 0, "e-2", MD5)]
+
+
+async def test_a_report_that_cannot_be_used_is_refused(aws: Aws, s3: S3) -> None:
+    """Damaged, of something else, or without a single MD5: what and which file is said."""
+    for rows, changes, kind, words in [
+        ([task("a")], {"Results": [{"TaskExecutionStatus": "succeeded"}]}, SourceCorrupt, "no report's manifest"),
+        ([task("a")], {"ReportSchema": "Bucket"}, SourceCorrupt, "no report's manifest"),
+        ([["source", "a"]], {}, SourceCorrupt, r"0\.csv: a row cannot be read"),
+        ([task("a", checksum_base64="?")], {}, SourceCorrupt, r"0\.csv: a row cannot be read"),
+        ([task("a", bucket="other")], {}, ConfigError, "no MD5 of a whole object of bucket source"),
+    ]:
+        ref = report(aws, aws.bucket(), rows, **changes)  # type: ignore[arg-type]  # fields of its manifest
+        with pytest.raises(kind, match=words):
+            await checksums(s3, ref)
+    with pytest.raises(SourceCorrupt, match=r"0\.csv is damaged"):
+        await checksums(s3, report(aws, aws.bucket(), [task("a")], md5="0" * 32))
+    with pytest.raises(SourceCorrupt, match=r"none\.json is missing"):
+        await checksums(s3, ObjectRef(aws.bucket(), "none.json"))
+
+
+pairs = st.dictionaries(
+    st.text(st.sampled_from("ab/é"), min_size=1, max_size=3), st.sampled_from(["e1", "e2"]), max_size=20
+)
+
+
+@given(listing=pairs, told=pairs, sizes=st.tuples(st.integers(1, 5), st.integers(1, 5)))
+def test_a_checksum_counts_only_for_the_version_it_is_of(
+    listing: dict[str, str], told: dict[str, str], sizes: tuple[int, int]
+) -> None:
+    """Whatever the batches: the MD5 goes to the key whose ETag is still the same, and nothing else changes."""
+
+    async def batches(found: dict[str, str], size: int, md5: str | None) -> AsyncIterator[list[SourceItem]]:
+        items = [
+            SourceItem(key, 1, 2, etag, md5) for key, etag in sorted(found.items(), key=lambda pair: order(pair[0]))
+        ]
+        for at in range(0, len(items), size):
+            yield items[at : at + size]
+
+    async def run() -> list[SourceItem]:
+        merged = with_checksums(batches(listing, sizes[0], None), batches(told, sizes[1], MD5))
+        return [item async for items in merged for item in items]
+
+    assert asyncio.run(run()) == [
+        SourceItem(key, 1, 2, etag, MD5 if told.get(key) == etag else None)
+        for key, etag in sorted(listing.items(), key=lambda pair: order(pair[0]))
+    ]

@@ -151,6 +151,7 @@ def test_a_file_wins_over_a_symlink_of_its_name() -> None:
         (source(hint=None), target(mtime=8), "unverifiable bytes"),
         (source(md5=MD5, hint=None), target(md5=None, mtime=8), "unverifiable bytes"),
         (source(), TargetItem("k", "symlink", None, 7), "different"),
+        (source(), TargetItem("k", "symlink", 3, 7, MD5), "different"),
     ],
 )
 def test_a_pair_is_judged_by_the_strongest_evidence(one: SourceItem, other: TargetItem, verdict: str) -> None:
