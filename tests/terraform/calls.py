@@ -32,7 +32,7 @@ from s3nsync.emulator import Fault
 
 KEPT = Path(__file__).with_name("calls.json")
 ROOT = f"/{CPCODE}/{DIRECTORY}/"
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -50,7 +50,7 @@ class Need:
     action: str
     resource: str
     why: str
-    context: Mapping[str, str] = field(default_factory=dict, hash=False)
+    context: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ _OBJECT_WRITES = (
     "AbortMultipartUpload",
 )
 _OF_SERVICE = {
-    "sqs": (*QUEUES, "live"),
+    "sqs": tuple(QUEUES),
     "kms": ("key",),
     "secretsmanager": ("secret",),
     "ecr": ("repository",),
@@ -263,7 +263,7 @@ class Taboo:
     who: str
     action: str
     resource: str
-    context: Mapping[str, str] = field(default_factory=dict, hash=False)
+    context: Mapping[str, str] = field(default_factory=dict)
 
 
 def forbidden(place: Place) -> Iterator[Taboo]:

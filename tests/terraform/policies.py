@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from terraform import workshop
+from terraform.permissions import ACCOUNT, KEPT, REGION
 
-KEPT = Path(__file__).with_name("policies.json")
 PLANS = "tests/policies"
 STEP_LIMIT_S = 300
 
@@ -57,18 +57,17 @@ def documents(plan: Mapping[str, Any]) -> Documents:
     outputs = {name: each.get("after") for name, each in plan["output_changes"].items()}
     roles = {**outputs["policies"], "operator": outputs["operator_policy"]}
     found["role"] = {role: json.loads(policy) for role, policy in sorted(roles.items())}
-    account = "123456789012"
     for change in plan["resource_changes"]:
         made = change["change"]["after"]
         match change["type"]:
             case "aws_iam_role":
                 found["trust"][change["index"]] = json.loads(made["assume_role_policy"])
             case "aws_sqs_queue":
-                found["resource"][f"arn:aws:sqs:eu-central-1:{account}:{made['name']}"] = json.loads(made["policy"])
+                found["resource"][f"arn:aws:sqs:{REGION}:{ACCOUNT}:{made['name']}"] = json.loads(made["policy"])
             case "aws_kms_key":
                 found["resource"][made["arn"]] = json.loads(made["policy"])
             case "aws_lambda_permission":
-                function = f"arn:aws:lambda:eu-central-1:{account}:function:{made['function_name']}"
+                function = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{made['function_name']}"
                 add_permission(found, function, made)
     return found
 
