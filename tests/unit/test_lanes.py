@@ -366,7 +366,7 @@ async def watch(lane: Lane, for_s: float) -> list[int]:
 
 
 @pytest.mark.parametrize("capacity", [3, 10, 40])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_window_converges_near_the_servers_capacity(capacity: int, seed: int) -> None:
     """The server is kept busy, its limit is passed seldom, and the window swings about it."""
     loop = SimLoop(random.Random(seed))
@@ -374,14 +374,14 @@ def test_the_window_converges_near_the_servers_capacity(capacity: int, seed: int
 
     async def main() -> None:
         users = asyncio.create_task(use(lane, server))
-        await asyncio.sleep(20.0)
+        await asyncio.sleep(5.0)
         server.served = server.refused = 0
-        seen = await watch(lane, 60.0)
+        seen = await watch(lane, 20.0)
         users.cancel()
         await asyncio.wait([users])
         assert capacity * CUT_TO - 2 <= sum(seen) / len(seen) <= capacity + 1
         assert max(seen) <= capacity + 2
-        assert server.served > 0.7 * capacity * 60 / server.takes_s
+        assert server.served > 0.7 * capacity * 20 / server.takes_s
         assert server.refused < server.served / capacity
 
     _run(loop, main())
@@ -389,25 +389,24 @@ def test_the_window_converges_near_the_servers_capacity(capacity: int, seed: int
 
 
 def test_the_window_recovers_after_an_outage() -> None:
-    """Down to a place or two while nothing works, and wide open again within a minute."""
+    """Down to one place while nothing works, and wide open again a quarter of a minute later."""
     loop = SimLoop(random.Random(1))
     lane, server = Lane(64, loop.time), Server(loop, 1000)
 
     async def main() -> None:
         users = asyncio.create_task(use(lane, server))
-        assert set(await watch(lane, 10.0)) == {64}
+        assert set(await watch(lane, 1.0)) == {64}
         server.down = True
-        assert (await watch(lane, 10.0))[-1] == 1
+        assert (await watch(lane, 5.0))[-1] == 1
         server.down = False
-        assert (await watch(lane, 60.0))[-1] == 64
+        assert (await watch(lane, 15.0))[-1] == 64
         users.cancel()
         await asyncio.wait([users])
 
     _run(loop, main())
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_two_accounts_do_not_disturb_each_other(seed: int) -> None:
+def test_two_accounts_do_not_disturb_each_other() -> None:
     """One that refuses nearly everything, or is as slow as can be, leaves the other's pace as it is.
 
     Both share 64 slots, each taken by the next message whoever's it is, as the worker's are; the lanes are those that
@@ -415,7 +414,7 @@ def test_two_accounts_do_not_disturb_each_other(seed: int) -> None:
     """
     rates = []
     for capacity, takes_s in ((1000, 0.1), (2, 0.1), (1000, 60.0)):
-        loop = SimLoop(random.Random(seed))
+        loop = SimLoop(random.Random(1))
         lanes = [Lane(48, loop.time, line=4), Lane(48, loop.time, line=4)]
         servers = [Server(loop, 1000), Server(loop, capacity, takes_s)]
         rates.append(_share(loop, lanes, servers))
@@ -448,14 +447,14 @@ def _share(loop: SimLoop, lanes: list[Lane], servers: list[Server]) -> float:
 
     async def main() -> float:
         tasks = [asyncio.create_task(slot()) for _ in range(64)]
-        await asyncio.sleep(5.0)
+        await asyncio.sleep(3.0)
         before = servers[0].served
-        await asyncio.sleep(20.0)
+        await asyncio.sleep(10.0)
         served = servers[0].served - before
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        return served / 20.0
+        return served / 10.0
 
     return loop.run(main())
 
