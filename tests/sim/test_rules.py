@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.mutants import MUTANTS, altered
+from sim.mutants import MUTANTS, SECOND_LINES, altered
 
 ROOT = Path(__file__).parents[2]
 ENGINE, WORKER, SETTLEMENT = (
@@ -74,7 +74,7 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_taken_out_is_noticed(name: str) -> None:
     """Every test listed fails on a copy of the source without the rule."""
-    with altered(MUTANTS[name]) as scratch:
+    with altered({**MUTANTS, **SECOND_LINES}[name]) as scratch:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", *RULES[name]],
             cwd=ROOT,
