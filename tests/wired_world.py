@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import json
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +132,26 @@ class World:
             MessageGroupId=group_id(change.ref),
             MessageDeduplicationId=dedup_id(change, fresh=str(next(self._ids))),
         )
+
+    def tell_all(self, keys: Sequence[str], kind: Kind) -> None:
+        """Put a Change for each key on the live queue, in batches."""
+        for start in range(0, len(keys), 10):
+            changes = [Change(ObjectRef(self.bucket, key), kind) for key in keys[start : start + 10]]
+            entries = [
+                {
+                    "Id": str(number),
+                    "MessageBody": encode(change),
+                    "MessageGroupId": group_id(change.ref),
+                    "MessageDeduplicationId": dedup_id(change, fresh=str(next(self._ids))),
+                }
+                for number, change in enumerate(changes)
+            ]
+            answer = self.aws.sqs.send_message_batch(QueueUrl=self.queues["live"], Entries=entries)  # type: ignore[arg-type]
+            assert not answer.get("Failed")
+
+    def forget(self, key: str) -> None:
+        """Expect no such object any longer: it went without an event."""
+        self._expected.pop(key, None)
 
     # --- what has become of it ---
 
