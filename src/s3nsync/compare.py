@@ -88,12 +88,16 @@ Batches = AsyncIterator[Sequence[Item]]
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A stretch of the key space as both sides have it; all keys up to `upto` have been seen, None after the last."""
+    """A stretch of the key space as both sides have it.
+
+    All keys up to `upto`, that one included, have been seen: it is where a run that was cut short may go on (`after` of
+    the listings), once the section is dealt with.
+    """
 
     pairs: Sequence[tuple[SourceItem, TargetItem]]
     source_only: Sequence[SourceItem]
     target_only: Sequence[TargetItem]
-    upto: str | None
+    upto: str
 
 
 @dataclass(frozen=True, slots=True)

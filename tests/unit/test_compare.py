@@ -103,7 +103,6 @@ def test_a_join_is_what_sets_say(one: set[str], other: set[str], sizes: tuple[in
     assert [b.key for each in found for b in each.target_only] == sorted(other - one, key=order)
     upto = b""
     for each in found:
-        assert each.upto is not None
         keys = [a.key for a, _ in each.pairs] + [a.key for a in each.source_only] + [b.key for b in each.target_only]
         assert all(upto < order(key) <= order(each.upto) for key in keys)
         upto = order(each.upto)
