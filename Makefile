@@ -19,7 +19,7 @@ export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test pythons interop image-test terraform-test terraform-apply-test pipeline-test pipeline-image-test bench soak mutants ci fix docs lambda lock clean
+.PHONY: help demo dev check test pythons interop crash-points image-test terraform-test terraform-apply-test pipeline-test pipeline-image-test bench soak mutants ci fix docs lambda lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ test: $(READY) $(MINISTACK_READY) ## every test but interop: make test ARGS='-k 
 interop: $(READY) ## clients that are not ours (rclone, Akamai's kit) against our emulator
 	@command -v rclone >/dev/null || $(MAKE) --no-print-directory .install-rclone
 	S3NSYNC_INTEROP=1 $(BIN)/pytest -m interop tests/interop $(ARGS)
+
+crash-points: $(READY) $(MINISTACK_READY) ## kill -9 at every named moment, patience outlasted, large numbers: half an hour
+	S3NSYNC_CRASH_POINTS=all $(BIN)/pytest -n 2 --dist loadfile tests/e2e/test_crash_points.py \
+		tests/e2e/test_tcp_faults.py tests/e2e/test_fault_menu.py $(ARGS)
 
 image-test: $(READY) $(MINISTACK_READY) .venv-hadolint/.ready ## the image, built and run for real: as root, on Debian
 	@for each in buildah debootstrap docker-registry; do \
