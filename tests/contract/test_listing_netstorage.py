@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from hostile import Peer, hostile
 from s3nsync.compare import TargetItem, order
 from s3nsync.emulator import Emulator, Fault, running
-from s3nsync.errors import BadAnswer, TargetConflict, TargetCredentials, TargetRefused
+from s3nsync.errors import BadAnswer, TargetConflict, TargetCredentials, TargetRefused, TargetUnavailable
 from s3nsync.http import Http
-from s3nsync.listing import list_directory
+from s3nsync.listing import Patience, list_directory
 from s3nsync.model import Route
 from s3nsync.netstorage import Account, NetStorage, open_netstorage
+from s3nsync.pacing import Backoff
 
 KEY = "key"
 ROUTE = Route("b", "123456", "d")
+Option = str | int | Sequence[str] | Patience
 EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 
 
@@ -49,15 +51,13 @@ async def fill(netstorage: NetStorage, names: Iterable[str], base: str = "/12345
         await netstorage.upload(f"{base}/{name}", b"", mtime_s=7)
 
 
-async def listed(
-    netstorage: NetStorage, route: Route = ROUTE, **options: str | int | Sequence[str]
-) -> list[TargetItem]:
+async def listed(netstorage: NetStorage, route: Route = ROUTE, **options: Option) -> list[TargetItem]:
     """List all."""
     found = list_directory(netstorage, route, **options)  # type: ignore[arg-type]
     return [item async for items in found for item in items]
 
 
-async def files(netstorage: NetStorage, route: Route = ROUTE, **options: str | int | Sequence[str]) -> list[str]:
+async def files(netstorage: NetStorage, route: Route = ROUTE, **options: Option) -> list[str]:
     """Give the keys of the files listed."""
     return [item.key for item in await listed(netstorage, route, **options) if item.type == "file"]
 
@@ -260,6 +260,23 @@ async def test_what_a_broken_try_brought_is_dropped() -> None:
     async with scripted(NO_LIST, answer(whole, cut=40), answer(whole)) as (netstorage, asked):
         assert await files(netstorage, in_memory_items=2) == list("abcde")
     assert asked == ["list /123456/d", "dir /123456/d", "dir /123456/d"]
+
+
+async def test_a_busy_server_is_waited_for() -> None:
+    """More refusals than one call bears cost a wait, for lists and directories alike; in the end it gives up."""
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    patience = Patience(tries=2, backoff=Backoff(4.0, 8.0, lambda: 0.0), sleep=sleep)
+    busy = [answer("", "503 Service Unavailable")] * 4  # a call bears two of them
+    async with scripted(*busy, NO_LIST, *busy, answer(directory("/123456/d", "a"))) as (netstorage, _):
+        assert await files(netstorage, patience=patience) == ["a"]
+    assert waits == [2.0, 2.0]
+    async with scripted(*busy, *busy[:2]) as (netstorage, _):
+        with pytest.raises(TargetUnavailable):
+            await files(netstorage, patience=patience)
 
 
 async def test_directories_are_read_side_by_side() -> None:

@@ -19,8 +19,9 @@ from hostile import Peer, hostile
 from s3nsync.compare import SourceItem, order
 from s3nsync.errors import BadAnswer, BucketMissing, SourceForbidden, SourceUnavailable
 from s3nsync.http import Http
-from s3nsync.listing import list_bucket
-from s3nsync.listing.s3 import TRIES, read_page
+from s3nsync.listing import Patience, list_bucket
+from s3nsync.listing.patience import TRIES
+from s3nsync.listing.s3 import read_page
 from s3nsync.pacing import Backoff
 from s3nsync.s3 import S3
 from s3nsync.sigv4 import Credentials
@@ -200,7 +201,9 @@ def listed(
         if waits is not None:
             waits.append(seconds)
 
-    return list_bucket(s3, "b", prefix, after=after, sleep=sleep, backoff=Backoff(1.0, 8.0, lambda: 0.0))
+    return list_bucket(
+        s3, "b", prefix, after=after, patience=Patience(backoff=Backoff(1.0, 8.0, lambda: 0.0), sleep=sleep)
+    )
 
 
 tree_keys = st.text(st.sampled_from("ab./0é\x01 +%"), min_size=1, max_size=6)

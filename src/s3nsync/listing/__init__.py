@@ -2,10 +2,12 @@
 
 `s3` reads the pages of ListObjectsV2, several stretches of the bucket at once; `netstorage` reads ObjectStore's `list`
 or walks FileStore's directories; `ahead` is how both read ahead of their reader and still give everything in order;
-`spill` sorts what does not fit into memory. `compare.join` takes what comes out.
+`spill` sorts what does not fit into memory; `patience` is how often each page is asked for.
+`compare.join` takes what comes out.
 """
 
 from s3nsync.listing.netstorage import list_directory
+from s3nsync.listing.patience import Patience
 from s3nsync.listing.s3 import list_bucket
 
-__all__ = ["list_bucket", "list_directory"]
+__all__ = ["Patience", "list_bucket", "list_directory"]

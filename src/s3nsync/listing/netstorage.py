@@ -16,11 +16,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 
 from s3nsync.compare import TargetItem, order
 from s3nsync.errors import BadAnswer, TargetMissing, TargetRefused
 from s3nsync.listing.ahead import in_order
+from s3nsync.listing.patience import Patience
 from s3nsync.listing.spill import IN_MEMORY_ITEMS, Sorter
 from s3nsync.mapping import target_directory
 from s3nsync.model import Route
@@ -45,6 +47,7 @@ async def list_directory(
     leave_out: Sequence[str] = (),
     parallel: int = 8,
     in_memory_items: int = IN_MEMORY_ITEMS,
+    patience: Patience = Patience(),  # noqa: B008  (a frozen value)
 ) -> AsyncGenerator[list[TargetItem], None]:
     """List what NetStorage holds for a route, under the keys that the route gives its paths, in key order.
 
@@ -54,7 +57,7 @@ async def list_directory(
     generator when it is not read to its end. Raises TargetError, TransportError.
     """
     window = _Window(route, after, leave_out)
-    pages = in_order([window], lambda each: _listed(netstorage, each), parallel=1, ahead=1)
+    pages = in_order([window], lambda each: _listed(netstorage, each, patience), parallel=1, ahead=1)
     begun = False
     try:
         async for items in pages:
@@ -67,7 +70,7 @@ async def list_directory(
         return
     finally:
         await pages.aclose()
-    walk = _Walk(netstorage, window, parallel, in_memory_items)
+    walk = _Walk(netstorage, window, parallel, in_memory_items, patience)
     try:
         async for items in walk.batches():
             yield items
@@ -127,11 +130,17 @@ def _must_advance(path: str, start: str, resume: str | None) -> None:
 # --- ObjectStore -----------------------------------------------------------------------------------------------
 
 
-async def _listed(netstorage: NetStorage, window: _Window) -> AsyncGenerator[list[TargetItem], None]:
+async def _listed(
+    netstorage: NetStorage, window: _Window, patience: Patience
+) -> AsyncGenerator[list[TargetItem], None]:
+    end = list_end(window.directory)
+
+    async def ask(path: str) -> Page:
+        return await patience.ask(lambda: netstorage.list_page(path, end=end, max_entries=PAGE_ENTRIES))
+
     begin = window.path_of(max(window.after, window.prefix, key=order)).rstrip("/")
     start = begin if len(begin) > len(window.directory) else window.directory
-    end = list_end(window.directory)
-    page = await _first_page(netstorage, start, window.directory, end)
+    page = await _first_page(ask, start, window.directory)
     while True:
         items = [each for each in map(window.item_of, page.entries) if each is not None]
         wanted = [each for each in items if window.wants(each.key)]
@@ -143,16 +152,16 @@ async def _listed(netstorage: NetStorage, window: _Window) -> AsyncGenerator[lis
         _must_advance(window.directory, start, resume)
         start = resume
         try:
-            page = await netstorage.list_page(start, end=end, max_entries=PAGE_ENTRIES)
+            page = await ask(start)
         except TargetMissing:  # the rest has been deleted since
             return
 
 
-async def _first_page(netstorage: NetStorage, start: str, directory: str, end: str) -> Page:
+async def _first_page(ask: Callable[[str], Awaitable[Page]], start: str, directory: str) -> Page:
     """Get the first page; the directory's own where a name that may not exist is not found."""
     for path in (start, directory):
         try:
-            return await netstorage.list_page(path, end=end, max_entries=PAGE_ENTRIES)
+            return await ask(path)
         except TargetMissing:
             if path == directory:
                 break
@@ -192,11 +201,14 @@ class _Directory:
 class _Walk:
     """Depth first through the directories, the next ones asked for ahead."""
 
-    def __init__(self, netstorage: NetStorage, window: _Window, parallel: int, in_memory_items: int) -> None:
+    def __init__(
+        self, netstorage: NetStorage, window: _Window, parallel: int, in_memory_items: int, patience: Patience
+    ) -> None:
         self._netstorage = netstorage
         self._window = window
         self._parallel = parallel
         self._in_memory_items = in_memory_items
+        self._patience = patience
         self._slots = asyncio.Semaphore(parallel)
         self._held = 0
         self._path: list[_Directory] = []
@@ -267,9 +279,9 @@ class _Walk:
 
         try:
             async with self._slots:
-                resume = await self._netstorage.dir_into(path, begin)
+                resume = await self._patience.ask(lambda: self._netstorage.dir_into(path, begin))
                 while resume is not None:
-                    page = await self._netstorage.dir_page(path, start=resume)
+                    page = await self._patience.ask(partial(self._netstorage.dir_page, path, start=resume))
                     sorter.add(self._items(page.entries))
                     _must_advance(path, resume, page.resume)
                     resume = page.resume

@@ -19,7 +19,7 @@ import asyncio
 import itertools
 import re
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import unquote_to_bytes
@@ -27,14 +27,11 @@ from xml.parsers import expat
 
 from s3nsync.compare import SourceItem, order
 from s3nsync.decide import MD5_ETAG
-from s3nsync.errors import BadAnswer, S3nsyncError
+from s3nsync.errors import BadAnswer
 from s3nsync.listing.ahead import in_order
+from s3nsync.listing.patience import Patience
 from s3nsync.listing.spill import by_key
-from s3nsync.pacing import Backoff
 from s3nsync.s3 import S3
-
-TRIES = 8
-"""Tries of one page; with the back-off below they take about half a minute."""
 
 DISCOVERY_REQUESTS = 32
 """Requests spent on finding boundaries: a bucket that is worth it takes hundreds of pages."""
@@ -64,15 +61,14 @@ async def list_bucket(
     *,
     after: str = "",
     parallel: int = 8,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    backoff: Backoff = Backoff(0.2, 10.0),  # noqa: B008  (a frozen value)
+    patience: Patience = Patience(),  # noqa: B008  (a frozen value)
 ) -> AsyncGenerator[list[SourceItem], None]:
     """List the objects whose keys begin with `prefix`, in key order, from the first one after `after` on.
 
     Up to `parallel` stretches of the bucket are read at once. Close the generator when it is not read to its end.
     Raises SourceError by what S3 said, TransportError when no answer came, both after several tries of each page.
     """
-    lister = _Lister(s3, bucket, prefix, sleep, backoff)
+    lister = _Lister(s3, bucket, prefix, patience)
     first = await lister.page(after=after)
     if first.items:
         yield first.items
@@ -96,14 +92,11 @@ async def list_bucket(
 class _Lister:
     """Asks for pages of one bucket below one prefix."""
 
-    def __init__(
-        self, s3: S3, bucket: str, prefix: str, sleep: Callable[[float], Awaitable[None]], backoff: Backoff
-    ) -> None:
+    def __init__(self, s3: S3, bucket: str, prefix: str, patience: Patience) -> None:
         self._s3 = s3
         self._bucket = bucket
         self._prefix = prefix
-        self._sleep = sleep
-        self._backoff = backoff
+        self._patience = patience
 
     async def page(
         self, *, prefix: str | None = None, after: str = "", token: str = "", delimiter: str = ""
@@ -118,14 +111,11 @@ class _Lister:
             "continuation-token": token,
         }
         query = [(name, value) for name, value in asked.items() if value]
-        for failures in itertools.count(1):
-            try:
-                return read_page(await self._s3.list_page(self._bucket, query), self._bucket)
-            except S3nsyncError as error:
-                if not error.transient or failures == TRIES:
-                    raise
-                await self._sleep(self._backoff.delay_s(failures, error.retry_after_s))
-        raise AssertionError(query)
+
+        async def read() -> ListingPage:
+            return read_page(await self._s3.list_page(self._bucket, query), self._bucket)
+
+        return await self._patience.ask(read)
 
     async def stretch(self, after: str, until: str | None) -> AsyncGenerator[list[SourceItem], None]:
         """List the keys after one up to and with another."""
