@@ -37,7 +37,7 @@ check: $(READY) ## style, types, layers, generated pages
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_docs.py --check
 
-test: $(READY) $(MINISTACK_READY) ## every test but interop: make test ARGS='-k routes'
+test: $(READY) $(MINISTACK_READY) .venv-moto/.ready ## every test but interop: make test ARGS='-k routes'
 	@command -v nginx >/dev/null || $(MAKE) --no-print-directory .install-nginx || \
 		{ test -z "$$CI" && echo 'note: going on without the tests against nginx' >&2; }
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not interop and not image' $$(command -v nginx >/dev/null || \
