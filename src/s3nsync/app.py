@@ -27,7 +27,7 @@ from s3nsync.body import CHUNK_BYTES
 from s3nsync.config import with_secret
 from s3nsync.engine import Replicator
 from s3nsync.errors import ConfigError, S3nsyncError
-from s3nsync.http import Http, tls_context
+from s3nsync.http import Http, Proxies, tls_context
 from s3nsync.lanes import Lane, places_for
 from s3nsync.model import QueueName, Report, Route
 from s3nsync.netstorage import Account, NetStorage
@@ -87,13 +87,14 @@ async def assemble(
     """
     source = credentials or SessionCredentials()
     async with AsyncExitStack() as stack:
-        aws_http = await stack.enter_async_context(Http(tls=tls_context(settings.aws.ca_file)))
+        proxies = _proxies(settings)
+        aws_http = await stack.enter_async_context(Http(tls=tls_context(settings.aws.ca_file), proxies=proxies))
         budget = ByteBudget(settings.worker.memory_budget_bytes)
         s3 = S3(aws_http, region=settings.region, credentials=source, endpoint=settings.aws.endpoint_url)
         queues = _queues(settings, aws_http, source)
         for queue in queues.values():
             stack.push_async_callback(queue.aclose)
-        targets = await _targets(settings, stack)
+        targets = await _targets(settings, stack, proxies)
         lanes = open_lanes(settings)
         threads = stack.enter_context(ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="hash"))
         gate = Breaker(settings.routes, suspended_clock_s, on_stop=_warn_of_rest, on_go=_tell_of_recovery)
@@ -170,13 +171,20 @@ def _queues(settings: Settings, http: Http, source: CredentialSource) -> dict[Qu
     }
 
 
-async def _targets(settings: Settings, stack: AsyncExitStack) -> dict[str, NetStorage]:
+def _proxies(settings: Settings) -> Proxies:
+    proxy = settings.proxy
+    https, http = (each.get_secret_value() if each else None for each in (proxy.https, proxy.http))
+    return Proxies.parse(https, http, proxy.direct)
+
+
+async def _targets(settings: Settings, stack: AsyncExitStack, proxies: Proxies) -> dict[str, NetStorage]:
     """Open a client for each account; accounts that trust the same authorities share connections."""
     by_ca: dict[str | None, Http] = {}
     targets = {}
     for name, account in settings.accounts.items():
         if account.ca_file not in by_ca:
-            by_ca[account.ca_file] = await stack.enter_async_context(Http(tls=tls_context(account.ca_file)))
+            http = Http(tls=tls_context(account.ca_file), proxies=proxies)
+            by_ca[account.ca_file] = await stack.enter_async_context(http)
         targets[name] = NetStorage(_account(name, account), by_ca[account.ca_file], on_clock_skew=_warn_of_skew)
     return targets
 

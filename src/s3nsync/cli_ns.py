@@ -40,6 +40,7 @@ from s3nsync.errors import (
     TargetRefused,
 )
 from s3nsync.figures import printable
+from s3nsync.http import Proxies
 from s3nsync.netstorage import AtEnd, Entry, NetStorage, Usage, open_netstorage
 from s3nsync.ui import Ui
 
@@ -91,7 +92,12 @@ def _run(work: Callable[[NetStorage], Awaitable[None]], *paths: str, as_json: bo
             check_path(path)
         access = Access.from_environment(os.environ)
         async with open_netstorage(
-            access.hostname, access.user, access.key, ca_file=access.ca_file, insecure_http=access.insecure_http
+            access.hostname,
+            access.user,
+            access.key,
+            ca_file=access.ca_file,
+            insecure_http=access.insecure_http,
+            proxies=Proxies.from_environment(os.environ),
         ) as netstorage:
             try:
                 await work(netstorage)

@@ -281,6 +281,23 @@ class AwsSettings(BaseModel):
     )
 
 
+class ProxySettings(BaseModel):
+    """The way out, where there is no direct one. Every origin is reached by CONNECT: no proxy sees a signed request."""
+
+    model_config = _FROZEN
+
+    https: Annotated[SecretStr | None, Env(("S3NSYNC_PROXY_HTTPS",), ambient=("https_proxy", "HTTPS_PROXY"))] = Field(
+        default=None, description="The proxy for https origins: http://[user:password@]host:port."
+    )
+    http: Annotated[SecretStr | None, Env(("S3NSYNC_PROXY_HTTP",), ambient=("http_proxy",))] = Field(
+        default=None, description="The same for plain http origins."
+    )
+    direct: Annotated[Text | None, Env(("S3NSYNC_PROXY_DIRECT",), ambient=("no_proxy", "NO_PROXY"))] = Field(
+        default=None,
+        description="Names (with their subdomains), addresses and networks to reach directly, by commas; loopback is.",
+    )
+
+
 class LogSettings(BaseModel):
     """The log."""
 
@@ -326,12 +343,14 @@ class Settings(BaseModel):
     routes: tuple[Route, ...]
     worker: WorkerSettings
     aws: AwsSettings
+    proxy: ProxySettings
     log: LogSettings
     metrics: MetricsSettings
 
     def secrets(self) -> tuple[str, ...]:
         """Give every secret value in the tree, for redaction."""
-        return tuple(account.key.get_secret_value() for account in self.accounts.values() if account.key)
+        found = [account.key for account in self.accounts.values()] + [self.proxy.https, self.proxy.http]
+        return tuple(secret.get_secret_value() for secret in found if secret)
 
     def masked(self) -> dict[str, object]:
         """Give the tree as JSON-able data, secrets masked: what `s3nsync config` shows."""
@@ -363,8 +382,8 @@ class Leaf:
 
     @property
     def may_be_shown(self) -> bool:
-        """Tell whether a wrong value may be quoted: not within an account, where people paste the key anywhere."""
-        return self.path[0] != "accounts"
+        """Tell whether a wrong value may be quoted: not where people paste keys and passwords."""
+        return self.path[0] not in ("accounts", "proxy")
 
     def matches(self, path: tuple[str, ...]) -> bool:
         """Tell whether `path` is this leaf."""

@@ -128,7 +128,7 @@ async def test_a_get_after_a_head_uses_the_same_connection() -> None:
         assert server.accepted == 1
 
 
-@pytest.mark.parametrize("rest", [b"ok", b"2\r\nab\r\n0\r\n\r\n", b"0\r\n\r\n"])
+@pytest.mark.parametrize("rest", [b"ok", b"2\r\nab\r\n0\r\n\r\n", b"0\r\n\r\n", b"f"])
 async def test_a_body_after_a_head_spoils_the_connection(rest: bytes) -> None:
     """A peer that sends a body for HEAD is not listened to again."""
     raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" if rest != b"ok" else OK[:-2]

@@ -98,7 +98,8 @@ def read_strictly(raw: bytes, method: str) -> Reading | None:
             break
         raw = rest
     fields = [(each[1].lower(), each[2].strip(b" \t")) for each in found if each is not None]
-    options = b",".join([value.lower() for name, value in fields if name == b"connection"])
+    asked = b",".join([value.lower() for name, value in fields if name == b"connection"])
+    options = {option.strip(b" \t") for option in asked.split(b",")}
     reusable = b"close" not in options and (status_line[1] == b"1" or b"keep-alive" in options)
     lengths = [value for name, value in fields if name == b"content-length"]
     codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
@@ -153,9 +154,10 @@ _NAMES = (b"Server", b"ETag", b"Date", b"X-Amz-Id-2", b"Set-Cookie", b"Connectio
 _VALUES = (b"", b"x", b'"abc"', b"keep-alive", b"close", b"Upgrade, close", b"a, b", b"\xe9\xff", b"a\tb", b"h2c")
 _MORSELS = (
     b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"0\r\n\r\n", b"\r\n\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 ",
-    b"Content-Length: 3\r\n", b"Content-Length: 0\r\n", b"Content-Length: 99999999999999999999\r\n", b"-1", b"+5", b"0x5",
-    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n", b"Connection: close\r\n", b"\xff", b";",
-    b"ffffffffffffffff", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\n\r\n", b"101", b"A" * 300, b" folded\r\n",
+    b"Content-Length: 3\r\n", b"Content-Length: 0\r\n", b"Content-Length: 99999999999999999999\r\n", b"-1", b"+5",
+    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n", b"Connection: close\r\n", b"\xff",
+    b"ffffffffffffffff", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\n\r\n", b"101", b"A" * 300,
+    b" folded\r\n", b";", b"0x5",
 )  # fmt: skip
 
 

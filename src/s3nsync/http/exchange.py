@@ -304,6 +304,8 @@ class Exchange:
             self.complete = False
             self._connection.abort(self.failure(BadAnswer, self._fault))
         elif self.complete:
+            # The beginning of a chunk after a HEAD's answer is told by no callback.
+            self._surplus |= self._method == "HEAD" and not b"\r\n\r\n".endswith(bytes(data[-4:]))
             self._keep_alive = self._keep_alive and not self._surplus
             if self._request_over:
                 self._settle()

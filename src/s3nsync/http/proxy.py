@@ -72,21 +72,21 @@ class Proxies:
     direct: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, environment: Mapping[str, str]) -> Proxies:
-        """Read HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in lower case too, which wins; ConfigError names the wrong one.
+    def parse(cls, https: str | None = None, http: str | None = None, direct: str | None = None) -> Proxies:
+        """Read the three settings; ConfigError says which proxy cannot be used."""
+        named = [each.strip().lower() for each in (direct or "").split(",")]
+        return cls(_read("https", https), _read("http", http), tuple(filter(None, named)))
 
-        HTTP_PROXY is read in lower case only, as by curl: in a CGI program the other one is the client's.
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Proxies:
+        """Read HTTPS_PROXY, NO_PROXY and http_proxy; ConfigError says which proxy cannot be used.
+
+        Lower case wins. http_proxy has no upper-case form, as with curl: in a CGI program that would be the client's.
         """
-        found = {}
-        for name in ("https_proxy", "http_proxy"):
-            url = environment.get(name) or (environment.get(name.upper()) if name == "https_proxy" else None)
-            try:
-                found[name] = Proxy.parse(url) if url else None
-            except ConfigError as error:
-                raise ConfigError(f"{name.upper()}: {error.message}", hint=error.hint) from None
-        named = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-        direct = tuple(part for part in (each.strip().lower() for each in named.split(",")) if part)
-        return cls(found["https_proxy"], found["http_proxy"], direct)
+        read = environment.get
+        return cls.parse(
+            read("https_proxy") or read("HTTPS_PROXY"), read("http_proxy"), read("no_proxy") or read("NO_PROXY")
+        )
 
     def proxy_for(self, origin: Origin) -> Proxy | None:
         """Say by which proxy to reach `origin`; None: directly."""
@@ -101,6 +101,13 @@ class Proxies:
                 entry == "*" or f".{host}".endswith(f".{entry.removeprefix('*').lstrip('.')}") for entry in self.direct
             )
         return address.is_loopback or any(entry == "*" or _covers(entry, address) for entry in self.direct)
+
+
+def _read(scheme: str, url: str | None) -> Proxy | None:
+    try:
+        return Proxy.parse(url) if url else None
+    except ConfigError as error:
+        raise ConfigError(f"{error.message} (the one for {scheme})", hint=error.hint) from None
 
 
 def _covers(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from s3nsync.errors import BadAnswer, ConfigError, TargetConflict, TargetMissing, TargetRefused
-from s3nsync.http import Answer, Header, Http, tls_context
+from s3nsync.http import Answer, Header, Http, Proxies, tls_context
 from s3nsync.netstorage import wire
 from s3nsync.netstorage.calls import Call, Caller, Doubt, Options, Stream, draw_nonce, nothing
 from s3nsync.netstorage.wire import Account, Applied, AtEnd, Entry, Page, Removed, Uploaded, Usage
@@ -375,16 +375,22 @@ def _must_advance(action: str, path: str, start: str | None, resume: str) -> Non
 
 @asynccontextmanager
 async def open_netstorage(
-    hostname: str, user: str, key: str, *, ca_file: str | None = None, insecure_http: bool = False
+    hostname: str,
+    user: str,
+    key: str,
+    *,
+    ca_file: str | None = None,
+    insecure_http: bool = False,
+    proxies: Proxies | None = None,
 ) -> AsyncIterator[NetStorage]:
     """Open a client of its own for `host[:port]`; connections are closed at the end of the block.
 
     `ca_file` adds a private certificate authority (PEM). `insecure_http` speaks plain HTTP, for tests on loopback:
-    ConfigError for any other host.
+    ConfigError for any other host. `proxies` says by which proxy to go, if by any.
     """
     account = Account.parse(hostname, user, key, scheme="http" if insecure_http else "https")
     if insecure_http and not wire.is_loopback(account.host):
         msg = f"plain HTTP to {account.host} is refused: anybody on the way could read and change what is sent"
         raise ConfigError(msg, hint="leave out NS_INSECURE_HTTP (insecure_http): it is for loopback hosts only")
-    async with Http(tls=None if insecure_http else tls_context(ca_file)) as http:
+    async with Http(tls=None if insecure_http else tls_context(ca_file), proxies=proxies) as http:
         yield NetStorage(account, http)
