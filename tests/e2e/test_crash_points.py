@@ -231,7 +231,7 @@ async def test_what_lands_late_is_mended_by_the_next_workers_check(moment: Momen
         world.put("key", NEWER)
         world.end_leases()
         async with world.worker():
-            await world.until(lambda: not world.depth("live"))
+            await world.emptied("live")
             assert world.stored("key") == NEWER
             assert world.owed() == {"check": 1}
             world.netstorage.clear()
