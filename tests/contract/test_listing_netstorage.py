@@ -136,7 +136,7 @@ def without_clashes(names: Iterable[str]) -> list[str]:
 
 @given(
     tree=trees,
-    after=segment,
+    after=st.lists(segment, min_size=1, max_size=4).map("/".join),
     prefix=st.sampled_from(["", "a", "a/", "b/a"]),
     bound=st.integers(1, 9),
 )

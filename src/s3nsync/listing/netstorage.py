@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from functools import partial
 
 from s3nsync.compare import TargetItem, order
-from s3nsync.errors import BadAnswer, TargetMissing, TargetRefused
+from s3nsync.errors import BadAnswer, TargetConflict, TargetMissing, TargetRefused
 from s3nsync.listing.ahead import in_order
 from s3nsync.listing.patience import Patience
 from s3nsync.listing.spill import IN_MEMORY_ITEMS, Sorter
@@ -82,10 +82,10 @@ class _Window:
     """The part of NetStorage's names that is asked for, and the keys they have."""
 
     def __init__(self, route: Route, after: str, leave_out: Sequence[str]) -> None:
-        base = target_directory(route)
+        self.base = target_directory(route)
         self.prefix = route.prefix
         self.after = after
-        self._inside = base + "/"
+        self._inside = self.base + "/"
         self._strip = route.strip_prefix
         self._left_out = tuple(each.rstrip("/") for each in leave_out)
         self._left_out_below = tuple(each + "/" for each in self._left_out)
@@ -113,7 +113,7 @@ class _Window:
 
     def leads_to(self, directory_key: str) -> bool:
         """Say whether keys below a directory, given by its key, may be in the window."""
-        if not directory_key.startswith(self.prefix) and not self.prefix.startswith(directory_key):
+        if not directory_key.startswith(self.prefix):  # the walk begins where the prefix's own directories end
             return False
         return self.after.startswith(directory_key) or order(directory_key) > self._after_bytes
 
@@ -285,7 +285,10 @@ class _Walk:
                     sorter.add(self._items(page.entries))
                     _must_advance(path, resume, page.resume)
                     resume = page.resume
-        except TargetMissing:
+        except (TargetMissing, TargetConflict) as error:
+            # A file in a directory's place has nothing below it; in the route's own, nothing could ever be written.
+            if isinstance(error, TargetConflict) and path == self._window.base:
+                raise
             begin()
         except BaseException:
             sorter.close()
