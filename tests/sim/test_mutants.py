@@ -14,14 +14,17 @@ QUICK = {
     "rule 4: a later attempt leaves no check": "G4",
     "rule 4: an ambiguous write leaves no check": "G4",
     "rule 4: the check comes after the ack": "G4",
-    "rule 5: joining a hand at work": "G5",
+    "rule 5: joining a hand at work": "G7",
     "rule 6: a stat is remembered": "G5",
     "rule 6: what was written is remembered": "G5",
     "ack before the work": "G5",
     "delete on 403": "G2",
     "delete on NoSuchBucket": "G2",
     "duplicates told by the key alone": "G1",
-    "slots leak": "G8",
+    "no size is declared where the digest comes at the end": "G3",
+    "a burial without a reason": "G7",
+    "an archived object is set aside in silence": "G7",
+    "slots leak": "G1",
 }
 """Mutants that are caught early, and the promise that each breaks."""
 
