@@ -27,6 +27,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from s3nsync.app import relax_collector
 from s3nsync.engine import Debt, Replicator
 from s3nsync.http import Http
 from s3nsync.lanes import Lane
@@ -226,6 +227,7 @@ def main() -> None:
             runner, loop = asyncio.Runner(loop_factory=uvloop.new_event_loop), "uvloop"
         except ImportError:
             runner, loop = asyncio.Runner(), "asyncio"
+        relax_collector()
         with runner:
             found = runner.run(measure(cases, rounds, url, port))
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
 from s3nsync.engine import Debt
@@ -285,14 +285,13 @@ class FakeBudget:
     held_bytes = 0
     peak_bytes = 0
 
-    @asynccontextmanager
-    async def reserve(self, n_bytes: int) -> AsyncIterator[None]:
-        self.held_bytes += n_bytes
+    async def take(self, size_bytes: int) -> int:
+        self.held_bytes += size_bytes
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
-        try:
-            yield
-        finally:
-            self.held_bytes -= n_bytes
+        return size_bytes
+
+    def give_back(self, taken: int) -> None:
+        self.held_bytes -= taken
 
 
 @dataclass

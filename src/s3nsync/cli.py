@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 
 from s3nsync import __version__, cli_ns, failed
-from s3nsync.app import App, assemble, resolve
+from s3nsync.app import App, assemble, relax_collector, resolve
 from s3nsync.config import load
 from s3nsync.errors import ConfigError
 from s3nsync.figures import human_bytes
@@ -76,6 +76,7 @@ def _finish(ui: Ui, action: Callable[[], int | None]) -> None:
 
 def _await(work: Coroutine[object, object, T]) -> T:
     """Run a coroutine to its end, on uvloop where it is installed."""
+    relax_collector()
     try:
         import uvloop  # noqa: PLC0415 - optional: everything works without it
     except ImportError:

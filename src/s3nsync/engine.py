@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol, TypedDict, TypeVar
 
@@ -196,8 +196,11 @@ class Lane(Protocol):
 class Budget(Protocol):
     """The process-wide budget of bytes held in memory."""
 
-    def reserve(self, n_bytes: int) -> AbstractAsyncContextManager[None]:
-        """Hold `n_bytes` for the length of the block, waiting for them if need be."""
+    async def take(self, size_bytes: int) -> int:
+        """Wait for the bytes and hold them; gives what to give back."""
+
+    def give_back(self, taken: int) -> None:
+        """Let others have them."""
 
 
 @dataclass(slots=True)
@@ -461,14 +464,15 @@ class Replicator:
     async def _upload(self, placed: Placed, opened: Opened, action: Upload, hand: Hand, *, buffered: bool) -> Outcome:
         send = self._send_buffered if buffered else self._send_stream
         size_bytes = opened.info.size_bytes
-        async with AsyncExitStack() as stack:
-            with hand.patience():
-                await stack.enter_async_context(self.budget.reserve(size_bytes if buffered else STREAM_BYTES))
-            try:
-                uploaded, proof = await send(placed, opened, action, hand)
-            except S3nsyncError as error:
-                hand.debt.failed(error)
-                raise
+        with hand.patience():
+            held_bytes = await self.budget.take(size_bytes if buffered else STREAM_BYTES)
+        try:
+            uploaded, proof = await send(placed, opened, action, hand)
+        except S3nsyncError as error:
+            hand.debt.failed(error)
+            raise
+        finally:
+            self.budget.give_back(held_bytes)
         hand.debt.answered(repeated=uploaded.repeated)
         return Copied(placed.path, size_bytes, proof, action.notes)
 

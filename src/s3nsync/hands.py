@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from s3nsync.engine import Debt
@@ -66,19 +65,32 @@ class Hand:
         """Note that the work moves."""
         self.moved_s = self.clock_s()
 
-    @contextmanager
-    def patience(self) -> Iterator[None]:
+    def patience(self) -> Patience:
         """Count the block as moving, however long it takes."""
-        self.patient = True
-        try:
-            yield
-        finally:
-            self.patient = False
-            self.progress()
+        return Patience(self)
 
     def is_stalled(self, stall_s: float) -> bool:
         """Say whether the work has not moved for so long."""
         return not self.patient and self.clock_s() - self.moved_s > stall_s
+
+
+class Patience:
+    """A block that counts as moving; a class, for a generator costs several times as much, and each object has two."""
+
+    __slots__ = ("_hand",)
+
+    def __init__(self, hand: Hand) -> None:
+        """Nothing changes yet."""
+        self._hand = hand
+
+    def __enter__(self) -> None:
+        """Begin to be patient."""
+        self._hand.patient = True
+
+    def __exit__(self, *_: object) -> None:
+        """Go on as before; the end of the wait counts as a move."""
+        self._hand.patient = False
+        self._hand.progress()
 
 
 def _hand_is_the_engines(hand: Hand) -> EngineHand:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from s3nsync.model import Route
@@ -52,20 +51,16 @@ class ByteBudget:
         """Show how much is in use and how many wait."""
         return f"ByteBudget({self.in_use_bytes} of {self.total_bytes} in use, {len(self._waiting)} waiting)"
 
-    @asynccontextmanager
-    async def reserve(self, size_bytes: int) -> AsyncIterator[None]:
-        """Hold `size_bytes` for the length of a `with` block, waiting in line for them first."""
+    async def take(self, size_bytes: int) -> int:
+        """Wait in line for `size_bytes` and hold them; gives what to `give_back`, which is less if all is less."""
         wanted = min(size_bytes, self.total_bytes)
-        await self._take(wanted)
-        try:
-            yield
-        finally:
-            self._give_back(wanted)
-
-    async def _take(self, wanted: int) -> None:
-        if not self._waiting and self._fits(wanted):
+        if self._waiting or not self._fits(wanted):
+            await self._wait_for(wanted)
+        else:
             self.in_use_bytes += wanted
-            return
+        return wanted
+
+    async def _wait_for(self, wanted: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (wanted, turn)
         self._waiting.append(entry)
@@ -76,10 +71,11 @@ class ByteBudget:
                 self._waiting.remove(entry)
                 self._serve()  # the one behind may fit now
             else:  # the turn came in the same moment
-                self._give_back(wanted)
+                self.give_back(wanted)
             raise
 
-    def _give_back(self, taken: int) -> None:
+    def give_back(self, taken: int) -> None:
+        """Let others have what `take` gave."""
         self.in_use_bytes -= taken
         self._serve()
 

@@ -100,7 +100,7 @@ def read_strictly(raw: bytes, method: str) -> Reading | None:
     fields = [(each[1].lower(), each[2].strip(b" \t")) for each in found if each is not None]
     asked = b",".join([value.lower() for name, value in fields if name == b"connection"])
     options = {option.strip(b" \t") for option in asked.split(b",")}
-    reusable = b"close" not in options and (status_line[1] == b"1" or b"keep-alive" in options)
+    reusable = status_line[1] == b"1" and b"close" not in options
     lengths = [value for name, value in fields if name == b"content-length"]
     codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
     if method == "HEAD" or status in (204, 304):

@@ -261,7 +261,8 @@ class Exchange:
             self._fault = "the answer has a transfer encoding that nobody asked for"
         if not self.complete and status not in (204, 304):
             self._counted_bytes = int(headers.get("content-length", 0))
-        if not self._parser.should_keep_alive():
+        # HTTP/1.0 knows neither chunks nor a settled way to keep a connection: such a peer is not trusted with another.
+        if not self._parser.should_keep_alive() or self._parser.get_http_version() == "1.0":
             self._keep_alive = False
             self._until_close = "content-length" not in headers and "transfer-encoding" not in headers
 
