@@ -44,9 +44,13 @@ from s3nsync.netstorage.wire import EntryType
 Evidence = Literal["md5", "size and time", "directory"]
 """What proved a pair to be the same."""
 
-Kind = Literal["missing", "extra", "different", "unverifiable", "forbidden", "metadata"]
+Kind = Literal["missing", "extra", "different", "unverifiable", "forbidden", "archived", "metadata"]
 """What was found of a key: not on NetStorage; only there; not equal; not to be told from this evidence; only one side
-can hold such a key; equal, but NetStorage cannot keep all that S3 knows of it."""
+can hold such a key; not on NetStorage, and not readable in S3 before it is restored; equal, but NetStorage cannot keep
+all that S3 knows of it."""
+
+ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes of objects that must be restored before they are read (Amazon S3 User Guide, "Storage classes")."""
 
 Needs = Literal["", "head", "bytes"]
 """What would settle an unverifiable pair: a HEAD of the object, or reading its bytes."""
@@ -352,6 +356,9 @@ def _count_marker(scope: Scope, found: Compared) -> None:
 def _note_missing(source: SourceItem, scope: Scope, found: Compared) -> None:
     hindrance = scope.place(source.key)
     match hindrance:
+        case None if source.storage_class in ARCHIVES:
+            why = f"set aside: in {source.storage_class}, and not readable before it is restored"
+            found.findings.append(Finding(source.key, "archived", why, source))
         case None:
             found.findings.append(Finding(source.key, "missing", "not on NetStorage", source))
         case Refused(reason=reason):
