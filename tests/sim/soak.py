@@ -71,6 +71,7 @@ def hush(*, alone: bool = True) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     if not alone:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def results(first: int, seeds: int, jobs: int) -> Generator[Result, None, None]:
@@ -93,7 +94,7 @@ def _help() -> None:
 
 
 def main() -> int:
-    """Play, and give the exit code: 1 if a promise was broken, 130 after Ctrl-C."""
+    """Play, and give the exit code: 1 if a promise was broken, 130 after Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--from", type=int, default=1, dest="first")
@@ -102,6 +103,8 @@ def main() -> int:
     parser.add_argument("--quiet", action="store_true", help="do not shrink or tell the stories")
     options = parser.parse_args()
     hush()
+    for each in (signal.SIGINT, signal.SIGTERM):  # a shell starts its background jobs deaf to SIGINT
+        signal.signal(each, signal.default_int_handler)
     began_s = time.monotonic()
     tally, interrupted = Tally(), False
     try:
