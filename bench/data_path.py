@@ -2,21 +2,24 @@
 
     nginx (files as S3 objects)  ->  engine, S3 reader, NetStorage client in this process  ->  emulator (keeps no bytes)
 
-Queue, log and metrics are left out, TLS too. The figure to trust is CPU seconds of this process for 1,000 objects: on a
-shared machine objects a second are noisy. Rounds of the sizes are interleaved; the table shows medians and spread.
-Run it by `make bench`; it names the machine, and writes bench/results/latest.json.
+Both sides speak TLS (certificates made for the run); queue, log and metrics are left out. The figure to trust is CPU
+seconds of this process for 1,000 objects: on a shared machine objects a second are noisy. Rounds of the sizes are
+interleaved; the table shows medians and spread. Run it by `make bench`; it names the machine, and writes
+bench/results/latest.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
 import resource
 import shutil
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -27,9 +30,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import trustme
+
 from s3nsync.app import relax_collector
 from s3nsync.engine import Debt, Replicator
-from s3nsync.http import Http
+from s3nsync.http import Http, tls_context
 from s3nsync.lanes import Lane
 from s3nsync.model import Change, Copied, ObjectRef, Route
 from s3nsync.netstorage import Account, NetStorage
@@ -46,7 +51,8 @@ http {{
   access_log off; keepalive_requests 1000000; types {{ }} default_type application/octet-stream;
   client_body_temp_path {home}/a; proxy_temp_path {home}/b; fastcgi_temp_path {home}/c; uwsgi_temp_path {home}/d;
   scgi_temp_path {home}/e;
-  server {{ listen 127.0.0.1:{port}; root {home}/root; }}
+  ssl_certificate {home}/server.pem; ssl_certificate_key {home}/server.pem;
+  server {{ listen 127.0.0.1:{port} ssl; root {home}/root; }}
 }}
 """
 
@@ -115,12 +121,14 @@ async def copy_all(case: Case, engine: Replicator) -> Round:
     return Round(time.process_time() - cpu_s, time.perf_counter() - wall_s)
 
 
-async def measure(cases: list[Case], rounds: int, source_url: str, target_port: int) -> dict[str, list[Round]]:
+async def measure(
+    cases: list[Case], rounds: int, source_url: str, target_port: int, tls: ssl.SSLContext
+) -> dict[str, list[Round]]:
     """Run the rounds, sizes interleaved, after one round of each that is not counted."""
     route = Route(BUCKET, CPCODE)
     found: dict[str, list[Round]] = {case.name: [] for case in cases}
-    async with Http() as s3_http, Http() as ns_http:
-        account = Account.parse(f"127.0.0.1:{target_port}", USER, KEY, scheme="http")
+    async with Http(tls=tls) as s3_http, Http(tls=tls) as ns_http:
+        account = Account.parse(f"127.0.0.1:{target_port}", USER, KEY)
         engine = Replicator(
             routes=(route,),
             source=S3(s3_http, region="us-east-1", credentials=BenchCredentials(), endpoint=source_url),
@@ -144,6 +152,15 @@ async def measure(cases: list[Case], rounds: int, source_url: str, target_port: 
     return found
 
 
+def certify(home: Path) -> ssl.SSLContext:
+    """Make an authority and a certificate of its for 127.0.0.1, into server.pem; gives what clients trust it by."""
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(home / "server.pem")
+    context = tls_context()
+    authority.configure_trust(context)
+    return context
+
+
 @contextmanager
 def source(home: Path, cases: list[Case]) -> Iterator[str]:
     """Serve the objects by nginx; gives the URL to use as S3's."""
@@ -161,16 +178,17 @@ def source(home: Path, cases: list[Case]) -> Iterator[str]:
     process = subprocess.Popen([nginx, "-p", home, "-c", home / "nginx.conf", "-e", home / "error.log"])
     try:
         _until(lambda: socket.create_connection(("127.0.0.1", port), 1).close())
-        yield f"http://127.0.0.1:{port}"
+        yield f"https://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(10)
 
 
 @contextmanager
-def target() -> Iterator[int]:
+def target(home: Path) -> Iterator[int]:
     """Run the emulator in a process of its own; gives its port."""
     command = [sys.executable, "-m", "s3nsync.emulator", "--discard", "--json", "--user", USER, "--cpcode", CPCODE]
+    command += ["--tls-cert", str(home / "server.pem")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "NS_KEY": KEY})
     assert process.stdout is not None
     try:
@@ -220,7 +238,10 @@ def main() -> None:
         Case("100 KiB", 100 << 10, 1000 // factor, 32),
         Case("1 MiB", 1 << 20, 200 // factor, 16),
     ]
-    with tempfile.TemporaryDirectory() as folder, source(Path(folder), cases) as url, target() as port:
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        tls = certify(home)
+        url, port = stack.enter_context(source(home, cases)), stack.enter_context(target(home))
         try:
             import uvloop  # noqa: PLC0415 - optional
 
@@ -229,9 +250,9 @@ def main() -> None:
             runner, loop = asyncio.Runner(), "asyncio"
         relax_collector()
         with runner:
-            found = runner.run(measure(cases, rounds, url, port))
+            found = runner.run(measure(cases, rounds, url, port, tls))
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
-    about = f"Python {platform.python_version()}, {loop}, {machine}; plain HTTP, SHA-256 of each object"
+    about = f"Python {platform.python_version()}, {loop}, {machine}; TLS on both sides, SHA-256 of each object"
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print("\n".join([f"Data path, {about}. Peak memory {peak_bytes / 2**20:.0f} MiB.", "", *table(cases, found)]))
     if not quick:
