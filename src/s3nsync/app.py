@@ -94,7 +94,7 @@ async def assemble(
         proxies = _proxies(settings)
         aws_http = await stack.enter_async_context(Http(tls=tls_context(settings.aws.ca_file), proxies=proxies))
         budget = ByteBudget(settings.worker.memory_budget_bytes)
-        s3 = S3(aws_http, region=settings.region, credentials=source, endpoint=settings.aws.endpoint_url)
+        s3 = S3(aws_http, region=settings.region, credentials=source, endpoint=settings.aws.s3)
         queues = _queues(settings, aws_http, source)
         for queue in queues.values():
             stack.push_async_callback(queue.aclose)
@@ -177,7 +177,7 @@ def _queues(settings: Settings, http: Http, source: CredentialSource) -> dict[Qu
             region=settings.region,
             lease_s=settings.worker.lease_s,
             dead_url=settings.queues.dead if name != "dead" else None,
-            endpoint=settings.aws.endpoint_url,
+            endpoint=settings.aws.sqs,
             token=lambda: secrets.token_hex(16),
         )
         for name, url in urls

@@ -146,7 +146,7 @@ async def _bucket(app: App, settings: Settings, bucket: str) -> AsyncIterator[Fi
     yield Finding("ok", f"bucket {bucket}: is in {settings.region} and may be listed")
 
     def ask() -> Sequence[Finding]:
-        client = boto3.client("s3", region_name=settings.region, endpoint_url=settings.aws.endpoint_url)
+        client = boto3.client("s3", region_name=settings.region, endpoint_url=settings.aws.s3)
         return list(judge_wiring(bucket, client.get_bucket_notification_configuration(Bucket=bucket)))
 
     for finding in await _asked(lambda: asyncio.to_thread(ask), f"bucket {bucket}: notifications"):
@@ -189,7 +189,7 @@ def judge_wiring(bucket: str, found: NotificationConfigurationResponseTypeDef) -
 
 
 async def _queues(settings: Settings) -> AsyncIterator[Finding]:
-    client = boto3.client("sqs", region_name=settings.region, endpoint_url=settings.aws.endpoint_url)
+    client = boto3.client("sqs", region_name=settings.region, endpoint_url=settings.aws.sqs)
     urls: dict[QueueName, str | None] = {
         "live": settings.queues.live,
         "bulk": settings.queues.bulk,

@@ -274,11 +274,27 @@ class AwsSettings(BaseModel):
     model_config = _FROZEN
 
     endpoint_url: Annotated[Url | None, Env(("S3NSYNC_AWS_ENDPOINT_URL",), ambient=("AWS_ENDPOINT_URL",))] = Field(
-        default=None, description="One endpoint for S3, SQS and Secrets Manager: an emulator, or a private gateway."
+        default=None, description="One endpoint for every AWS service: an emulator, or a private gateway."
     )
+    s3_endpoint_url: Annotated[Url | None, Env(("S3NSYNC_AWS_S3_ENDPOINT_URL",), ambient=("AWS_ENDPOINT_URL_S3",))] = (
+        Field(default=None, description="Where S3 is, if it is somewhere else than endpoint_url says.")
+    )
+    sqs_endpoint_url: Annotated[
+        Url | None, Env(("S3NSYNC_AWS_SQS_ENDPOINT_URL",), ambient=("AWS_ENDPOINT_URL_SQS",))
+    ] = Field(default=None, description="Where SQS is, if it is somewhere else than endpoint_url says.")
     ca_file: Annotated[Text | None, Env(("S3NSYNC_AWS_CA_FILE",), ambient=("AWS_CA_BUNDLE",))] = Field(
         default=None, description="A PEM file of certificate authorities to trust instead of the system's."
     )
+
+    @property
+    def s3(self) -> str | None:
+        """Give the endpoint of S3, or None for AWS's own."""
+        return self.s3_endpoint_url or self.endpoint_url
+
+    @property
+    def sqs(self) -> str | None:
+        """Give the endpoint of SQS, or None for AWS's own."""
+        return self.sqs_endpoint_url or self.endpoint_url
 
 
 class ProxySettings(BaseModel):

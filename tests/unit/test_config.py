@@ -132,6 +132,19 @@ def test_the_environment_beats_the_file_and_the_platform_does_not(write: WriteFi
     assert load(None, without(AWS_ENDPOINT_URL="http://127.0.0.1:4566")).aws.endpoint_url == "http://127.0.0.1:4566"
 
 
+def test_s3_and_sqs_may_have_endpoints_of_their_own() -> None:
+    """A service's own endpoint beats the one for all; the names that AWS's tools read only fill gaps."""
+    ours, s3, sqs = "http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"
+    nothing = load(None, ENV).aws
+    assert (nothing.s3, nothing.sqs) == (None, None)
+    both = load(None, without(AWS_ENDPOINT_URL=ours, AWS_ENDPOINT_URL_S3=s3, AWS_ENDPOINT_URL_SQS=sqs)).aws
+    assert (both.endpoint_url, both.s3, both.sqs) == (ours, s3, sqs)
+    one = load(None, without(S3NSYNC_AWS_ENDPOINT_URL=ours, AWS_ENDPOINT_URL_SQS=sqs)).aws
+    assert (one.s3, one.sqs) == (ours, sqs)
+    named = load(None, without(AWS_ENDPOINT_URL_S3=ours, S3NSYNC_AWS_S3_ENDPOINT_URL=s3)).aws
+    assert (named.s3, named.sqs) == (s3, None)
+
+
 def test_the_file_is_found_by_option_then_variable_then_working_directory(write: WriteFile, tmp_path: Path) -> None:
     """--config beats S3NSYNC_CONFIG, which beats ./s3nsync.toml."""
     Path("s3nsync.toml").write_text(TOML.replace("eu-west-1", "here-1"))
@@ -372,3 +385,17 @@ def test_the_tree_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings.region = "x"
     assert isinstance(settings, Settings)
+
+
+# --- without NetStorage ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [{}, {"NS_SECRET": "not JSON"}, {"NS_KEY": CANARY}, {"S3NSYNC_SECRET_ARN": "arn"}])
+def test_who_never_speaks_to_netstorage_needs_no_account(said: dict[str, str]) -> None:
+    """Whatever is said of accounts, wrong or right, is passed over; all else is checked as ever."""
+    without = {name: value for name, value in ENV.items() if not name.startswith("NS_")}
+    assert load(None, {**without, **said}, accounts=False).accounts == {}
+    with pytest.raises(ConfigError, match="accounts: there is none"):
+        load(None, without)
+    with pytest.raises(ConfigError, match="region"):
+        load(None, {name: value for name, value in without.items() if "REGION" not in name}, accounts=False)
