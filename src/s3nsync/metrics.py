@@ -2,7 +2,8 @@
 
 `record` adds one settled Change to plain counters; every `flush_s` seconds `run` writes what came together as one line
 for the whole service, one for each bucket that saw work and one for each upload account, and starts anew. The service's
-line is written when nothing happened too: its `heartbeat` is what an alarm for a dead worker watches.
+line is written when nothing happened too: its `heartbeat` is what an alarm for a dead worker watches. A verify writes
+one line at its end (`verified_line`): an alarm watches its differences, another that it comes at all.
 
 Format: Amazon CloudWatch User Guide, "Specification: Embedded metric format". One JSON object a line; `_aws` names the
 metrics and the dimension sets, the values stand beside it; a value is a number or a list of at most 100 numbers, a
@@ -17,6 +18,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
+from s3nsync.compare import Kind
 from s3nsync.figures import OUTCOMES, lag_s, outcome_name, size_bytes
 from s3nsync.lanes import LaneFigures
 from s3nsync.model import Report
@@ -42,6 +44,14 @@ UNITS = {
     "waiting": "Count",
     "window_cuts": "Count",
     "window_rests": "Count",
+    "verify_runs": "Count",
+    "verify_keys": "Count",
+    "verify_differences": "Count",
+    "verify_missing": "Count",
+    "verify_extra": "Count",
+    "verify_different": "Count",
+    "verify_unverifiable": "Count",
+    "verify_seconds": "Seconds",
     **dict.fromkeys(OUTCOMES, "Count"),
 }
 """Every metric there is, with CloudWatch's name of its unit."""
@@ -179,6 +189,27 @@ def lane_values(lane: LaneFigures, before: LaneFigures | None) -> dict[str, floa
         "window_cuts": lane.cuts - (before.cuts if before else 0),
         "window_rests": lane.rests - (before.rests if before else 0),
     }
+
+
+def verified_line(
+    findings: Mapping[Kind, int], *, keys: int, seconds: float, namespace: str, service: str, timestamp_ms: int
+) -> str:
+    """Give the line for one verify that came to its end: how many findings of each kind, over how many objects in S3.
+
+    One that broke off has no line: that none came is what tells.
+    """
+    missing, extra, different = (findings.get(kind, 0) for kind in ("missing", "extra", "different"))
+    values: dict[str, float | list[float]] = {
+        "verify_runs": 1,
+        "verify_keys": keys,
+        "verify_differences": missing + extra + different,
+        "verify_missing": missing,
+        "verify_extra": extra,
+        "verify_different": different,
+        "verify_unverifiable": findings.get("unverifiable", 0),
+        "verify_seconds": round(seconds, 3),
+    }
+    return emf_line(namespace, {"Service": service}, values, timestamp_ms)
 
 
 def emf_line(

@@ -29,6 +29,7 @@ EXIT_CODES: Mapping[int, str] = {
     2: "wrong usage or configuration: nothing was done",
     3: "no connection, or the credentials were not accepted",
     4: "what was asked for is not there",
+    5: "could not tell: nothing wrong was found, and not everything could be proven",
     130: "interrupted (Ctrl-C)",
 }
 """Exit codes of every verb, for the documentation; an error's own is `exit_code` of its type."""

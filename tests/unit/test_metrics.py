@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s3nsync.compare import Kind
 from s3nsync.lanes import LaneFigures
-from s3nsync.metrics import MAX_SAMPLES, MAX_VALUES, UNITS, Lags, Metrics
+from s3nsync.metrics import MAX_SAMPLES, MAX_VALUES, UNITS, Lags, Metrics, verified_line
 from s3nsync.model import Change, Deleted, Ignored, ObjectRef, Rejected, Retry
 from settled_changes import COPIED, NOW_S, settled
 
@@ -191,3 +192,32 @@ def test_every_metric_has_a_unit() -> None:
     for outcome in (COPIED, Ignored("x"), None):
         board.metrics.record(settled(outcome=outcome, coalesced=1, ambiguous=True, checked=True))
     assert {name for line in board.flushed() for name in line} - {"_aws", "Service", "Bucket"} <= set(UNITS)
+
+
+def test_a_verify_is_one_line_whose_differences_are_what_an_alarm_watches() -> None:
+    """Missing, extra and different add up; what cannot be told, or held, is no difference."""
+    findings: dict[Kind, int] = {"missing": 2, "extra": 3, "different": 4, "unverifiable": 5, "forbidden": 6}
+    line = json.loads(
+        verified_line(findings, keys=1000, seconds=1.23456, namespace="n", service="s", timestamp_ms=1_700_000_000_000)
+    )
+    directive = line["_aws"]["CloudWatchMetrics"][0]
+    assert (directive["Namespace"], directive["Dimensions"], line["Service"]) == ("n", [["Service"]], "s")
+    assert {each["Name"]: each["Unit"] for each in directive["Metrics"]} == {
+        name: UNITS[name] for name in UNITS if name.startswith("verify_")
+    }
+    assert {name: value for name, value in line.items() if name.startswith("verify_")} == {
+        "verify_runs": 1,
+        "verify_keys": 1000,
+        "verify_differences": 9,
+        "verify_missing": 2,
+        "verify_extra": 3,
+        "verify_different": 4,
+        "verify_unverifiable": 5,
+        "verify_seconds": 1.235,
+    }
+
+
+def test_a_clean_verify_says_zero() -> None:
+    """Not nothing: an alarm must hear that all is well again."""
+    line = json.loads(verified_line({}, keys=7, seconds=1, namespace="n", service="s", timestamp_ms=1))
+    assert (line["verify_differences"], line["verify_runs"]) == (0, 1)
