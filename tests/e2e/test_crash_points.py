@@ -185,6 +185,9 @@ async def _die(moment: Moment, world: World) -> Injection:
     process = Process("run", world.env(S3NSYNC_WORKER_BUFFER_BYTES="65536", S3NSYNC_WORKER_DRAIN_S="1"), world.folder)
     try:
         hold = await _reach(moment, world, process)
+    except BaseException:
+        print(process.text, world.cloud.exchanges[-9:], world.netstorage.exchanges[-5:])  # noqa: T201 - tells why
+        raise
     finally:
         await asyncio.to_thread(process.kill)
     assert "Traceback" not in process.text
