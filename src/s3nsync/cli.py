@@ -250,7 +250,7 @@ async def _sweep(
     decide: Callable[[failed.Entry, App], Coroutine[object, object, Literal["keep", "remove"]]],
 ) -> None:
     """Show the entries that match, one after the other, with what was decided on each."""
-    settings = await resolve(load(config, os.environ))
+    settings = load(config, os.environ, accounts=False)
     ui.redact = configure("auto", "error", settings.secrets()).redact
     matched = 0
     async with assemble(settings, report=lambda _report: None) as parts:

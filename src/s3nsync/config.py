@@ -33,13 +33,14 @@ DEFAULT_FILE = Path("s3nsync.toml")
 _SECRET_PARTS = {"NS_HOSTNAME": "host", "NS_USER": "user", "NS_KEY": "key"}
 
 
-def load(path: Path | None, env: Mapping[str, str]) -> Settings:
+def load(path: Path | None, env: Mapping[str, str], *, accounts: bool = True) -> Settings:
     """Read file and environment into Settings; raises one ConfigError that names every mistake.
 
-    `path` is the `--config` option; `env` is normally `os.environ`.
+    `path` is the `--config` option; `env` is normally `os.environ`. Without `accounts`, for what never speaks to
+    NetStorage, the tree has none: whatever is said of them is passed over.
     """
-    env = {name: value for name, value in env.items() if value.strip()}
-    draft = _Draft()
+    env = {name: value for name, value in env.items() if value.strip() and (accounts or not name.startswith("NS_"))}
+    draft = _Draft(accounts=accounts)
     draft.read_file(path, env)
     draft.read_env(env)
     routes = draft.take_routes(env)
@@ -77,7 +78,8 @@ def with_secret(account: AccountSettings, text: str) -> AccountSettings:
 class _Draft:
     """The raw table while it is put together, where each value came from, and the mistakes found so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, accounts: bool) -> None:
+        self.accounts = accounts
         self.table: dict[str, object] = {}
         self.origin: dict[tuple[str, ...], str] = {}
         self.file = ""
@@ -133,7 +135,10 @@ class _Draft:
         """Check everything and give the tree; raises ConfigError with all mistakes."""
         for section in sections():
             self.table.setdefault(section, {})
-        self._check_accounts(routes)
+        if self.accounts:
+            self._check_accounts(routes)
+        else:
+            self.table["accounts"] = {}
         try:
             settings = Settings.model_validate({**self.table, "routes": routes})
         except ValidationError as error:
