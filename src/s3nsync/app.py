@@ -33,6 +33,7 @@ from s3nsync.lanes import Lane, places_for
 from s3nsync.model import QueueName, Report, Route
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Backoff, Breaker, ByteBudget, DeleteBrake
+from s3nsync.queues.memory import MemoryQueue
 from s3nsync.queues.sqs import SqsQueue
 from s3nsync.s3 import S3
 from s3nsync.settings import AccountSettings, Settings
@@ -57,7 +58,7 @@ class App:
     settings: Settings
     worker: Worker
     s3: S3
-    queues: Mapping[QueueName, SqsQueue]
+    queues: Mapping[QueueName, SqsQueue | MemoryQueue]
     targets: Mapping[str, NetStorage]
     budget: ByteBudget
     lanes: Mapping[str, Lane]
@@ -83,11 +84,16 @@ class App:
 
 @asynccontextmanager
 async def assemble(
-    settings: Settings, *, report: Callable[[Report], None], credentials: CredentialSource | None = None
+    settings: Settings,
+    *,
+    report: Callable[[Report], None],
+    credentials: CredentialSource | None = None,
+    in_memory: Mapping[QueueName, MemoryQueue] | None = None,
 ) -> AsyncIterator[App]:
     """Open everything that `settings` (see `resolve`) describes, and close it in the end.
 
-    `report` is called once for each settled Change. `credentials` replaces the AWS credential search.
+    `report` is called once for each settled Change. `credentials` replaces the AWS credential search, `in_memory` the
+    queues of SQS.
     """
     source = credentials or SessionCredentials()
     async with AsyncExitStack() as stack:
@@ -95,7 +101,7 @@ async def assemble(
         aws_http = await stack.enter_async_context(Http(tls=tls_context(settings.aws.ca_file), proxies=proxies))
         budget = ByteBudget(settings.worker.memory_budget_bytes)
         s3 = S3(aws_http, region=settings.region, credentials=source, endpoint=settings.aws.s3)
-        queues = _queues(settings, aws_http, source)
+        queues: Mapping[QueueName, SqsQueue | MemoryQueue] = in_memory or _queues(settings, aws_http, source)
         for queue in queues.values():
             stack.push_async_callback(queue.aclose)
         targets = await _targets(settings, stack, proxies)
