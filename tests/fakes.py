@@ -272,8 +272,8 @@ class FakeLane:
     def now_s(self) -> float:
         return 0.0
 
-    def answered(self, _began_s: float, *, size_bytes: int = 0) -> None:
-        self.told.append(f"answered {size_bytes}")
+    def answered(self, action: str, _began_s: float, *, size_bytes: int = 0) -> None:
+        self.told.append(f"{action} {size_bytes}")
 
     def failed(self, error: S3nsyncError, _began_s: float) -> None:
         self.told.append(type(error).__name__)

@@ -186,7 +186,7 @@ class Lane(Protocol):
     def now_s(self) -> float:
         """Give the lane's time."""
 
-    def answered(self, began_s: float, *, size_bytes: int = 0) -> None:
+    def answered(self, action: str, began_s: float, *, size_bytes: int = 0) -> None:
         """Note that a request with so long a body went well."""
 
     def failed(self, error: S3nsyncError, began_s: float) -> None:
@@ -401,7 +401,8 @@ class Replicator:
     async def _delete(self, placed: Placed, hand: Hand) -> Outcome:
         guard = _guard(hand, whole=True)
         await self._pay(placed.route, hand)
-        removed = await self._ask(placed.route, self.targets[placed.route.account].delete(placed.path, guard=guard))
+        delete = self.targets[placed.route.account].delete(placed.path, guard=guard)
+        removed = await self._ask("delete", placed.route, delete)
         hand.debt.answered(repeated=removed.repeated)
         return Deleted(placed.path, existed=removed.existed)
 
@@ -417,7 +418,7 @@ class Replicator:
             await self._pay(placed.route, hand)
             try:
                 rename = target.rename(placed.path, trash, guard=_guard(hand, whole=True))
-                moved = await self._ask(placed.route, rename)
+                moved = await self._ask("rename", placed.route, rename)
             except (TargetMissing, TargetConflict) as error:
                 hand.debt.failed(error)
                 if may_lack_room and await self._make_room(placed.route, trash, hand):
@@ -432,7 +433,8 @@ class Replicator:
     async def _make_room(self, route: Route, trash: str, hand: Hand) -> bool:
         """Make the directories above a place in the trash; one that is made late does no harm, so it owes nothing."""
         await self._pay(route, hand)
-        return await self._ask(route, self.targets[route.account].make_parents(trash, guard=hand.check))
+        made = self.targets[route.account].make_parents(trash, guard=hand.check)
+        return await self._ask("make_parents", route, made)
 
     async def _act_on_object(self, change: Change, placed: Placed, opened: Opened, hand: Hand) -> Outcome:
         entry = await self._stat(placed, hand) if wants_stat(change, hand.attempt) else None
@@ -489,7 +491,7 @@ class Replicator:
             **_declared(declared),
             guard=_guard(hand, whole=True),
         )
-        uploaded = await self._ask(placed.route, upload, size_bytes=len(body))
+        uploaded = await self._ask("upload", placed.route, upload, size_bytes=len(body))
         return uploaded, declared.algorithm
 
     async def _send_stream(self, placed: Placed, opened: Opened, action: Upload, hand: Hand) -> tuple[Uploaded, str]:
@@ -509,7 +511,7 @@ class Replicator:
                     **_declared(declared),
                     guard=guard,
                 )
-                uploaded = await self._ask(placed.route, upload, size_bytes=size_bytes)
+                uploaded = await self._ask("upload", placed.route, upload, size_bytes=size_bytes)
             return uploaded, declared.algorithm
         assert isinstance(action.proof, HashAtEnd)
         if not self.trailers:
@@ -523,7 +525,7 @@ class Replicator:
                 at_end=lambda: AtEnd(sha256=digest.hexdigest(), mtime_s=action.mtime_s),
                 guard=guard,
             )
-            uploaded = await self._ask(placed.route, upload, size_bytes=size_bytes)
+            uploaded = await self._ask("upload", placed.route, upload, size_bytes=size_bytes)
         return uploaded, "sha256 at end"
 
     async def _send_stream_then_stat(
@@ -540,7 +542,7 @@ class Replicator:
                 mtime_s=action.mtime_s,
                 guard=_guard(hand, whole=False),
             )
-            uploaded = await self._ask(placed.route, upload, size_bytes=opened.info.size_bytes)
+            uploaded = await self._ask("upload", placed.route, upload, size_bytes=opened.info.size_bytes)
         hand.debt.answered(repeated=uploaded.repeated)
         for wait_s in STAT_WAITS_S:
             await self.sleep(wait_s)
@@ -570,7 +572,7 @@ class Replicator:
 
     async def _stat(self, placed: Placed, hand: Hand) -> Entry | None:
         await self._pay(placed.route, hand)
-        return await self._ask(placed.route, self.targets[placed.route.account].stat(placed.path))
+        return await self._ask("stat", placed.route, self.targets[placed.route.account].stat(placed.path))
 
     async def _pay(self, route: Route, hand: Hand, *, requests: int = 1, size_bytes: int = 0) -> None:
         """Wait until the account's rates allow what is about to be sent."""
@@ -579,7 +581,7 @@ class Replicator:
             with hand.patience():
                 await self.sleep(wait_s)
 
-    async def _ask(self, route: Route, request: Awaitable[T], *, size_bytes: int = 0) -> T:
+    async def _ask(self, action: str, route: Route, request: Awaitable[T], *, size_bytes: int = 0) -> T:
         """Make a request, and tell the account's lane how it went.
 
         A body that S3 stops sending tells against the account too: rare, and a cut is soon made good.
@@ -591,7 +593,7 @@ class Replicator:
         except S3nsyncError as error:
             lane.failed(error, began_s)
             raise
-        lane.answered(began_s, size_bytes=size_bytes)
+        lane.answered(action, began_s, size_bytes=size_bytes)
         return answer
 
     async def _hash(self, body: bytes) -> Declared:
@@ -613,7 +615,7 @@ class Replicator:
         try:
             await self._pay(marker.route, hand)
             mkdir = self.targets[marker.route.account].mkdir(marker.path, guard=_guard(hand, whole=True))
-            await self._ask(marker.route, mkdir)
+            await self._ask("mkdir", marker.route, mkdir)
         except S3nsyncError as error:
             hand.debt.failed(error)
             raise

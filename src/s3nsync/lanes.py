@@ -11,8 +11,9 @@ a `Window`, the number of places for keys at work, which finds the limit by AIMD
                 as a Retry-After asks
 
 It begins wide open: an account that never refuses never waits. Latency is taken from small requests only, for that of a
-large body says more about its size. It cuts to LATENCY_PLACES at the least, as a server that is slow by itself is not
-helped by less, and what is slow for ten minutes becomes the new baseline.
+large body says more about its size, and for each action by itself: uploads after many stats are no sign of a server
+that has become slow. It cuts to LATENCY_PLACES at the least, as a server that is slow by itself is not helped by less,
+and what is slow for ten minutes becomes the new baseline.
 
 A place is taken before the S3 GET, so no S3 connection idles while NetStorage makes us wait, and is held until the key
 is done. Places go out in the order in which they were asked for.
@@ -104,7 +105,7 @@ class Window:
         self.closed_until_s = -inf
         self.cuts = 0
         self.rests = 0
-        self._latency = Latency()
+        self._latencies: dict[str, Latency] = {}
         self._cut_s = -inf
         self._rest_s = 0.0
 
@@ -113,12 +114,10 @@ class Window:
         """How many there are now."""
         return int(self.size)
 
-    def answered(self, began_s: float, now_s: float, *, in_use: int, small: bool) -> bool:
+    def answered(self, action: str, began_s: float, now_s: float, *, in_use: int, small: bool) -> bool:
         """Note a good answer to what was asked at `began_s`; say whether it cut the window, by its latency."""
         self._rest_s = 0.0
-        if small:
-            self._latency.add(now_s - began_s, now_s)
-        if self._latency.is_high and self.size > LATENCY_PLACES:
+        if small and self._is_slow(action, now_s - began_s, now_s) and self.size > LATENCY_PLACES:
             return self._cut(began_s, now_s, least=LATENCY_PLACES)
         if in_use * 2 >= self.places:
             self.size = min(float(self.most), self.size + 1 / self.size)
@@ -136,6 +135,13 @@ class Window:
     def failed(self, began_s: float, now_s: float) -> bool:
         """Note that no answer came; say whether that cut the window."""
         return self._cut(began_s, now_s)
+
+    def _is_slow(self, action: str, latency_s: float, now_s: float) -> bool:
+        latency = self._latencies.get(action)
+        if latency is None:
+            latency = self._latencies[action] = Latency()
+        latency.add(latency_s, now_s)
+        return latency.is_high
 
     def _cut(self, began_s: float, now_s: float, least: int = 1) -> bool:
         if began_s <= self._cut_s:
@@ -284,10 +290,10 @@ class Lane:
         """Give the lane's time: note it when a request begins."""
         return self._clock_s()
 
-    def answered(self, began_s: float, *, size_bytes: int = 0) -> None:
-        """Note that a request with so long a body went well."""
+    def answered(self, action: str, began_s: float, *, size_bytes: int = 0) -> None:
+        """Note that a request with so long a body went well; like is compared with like, so `action` says which."""
         small = size_bytes <= SMALL_BYTES
-        if self.window.answered(began_s, self._clock_s(), in_use=self.in_use, small=small):
+        if self.window.answered(action, began_s, self._clock_s(), in_use=self.in_use, small=small):
             self._tell("its answers take much longer than they did")
         elif self._waiting:
             self._serve()

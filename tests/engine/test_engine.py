@@ -552,7 +552,7 @@ async def test_a_place_is_taken_before_anything_is_asked_of_s3() -> None:
     world.lane.on_enter = lambda: world.source.calls.append("enter")
     await world.replicate(hand=FakeHand(exclusive=False, attempt=2))
     assert world.source.calls == ["enter", "open", "head"]
-    assert world.lane.told == ["answered 0", "answered 5"]
+    assert world.lane.told == ["stat 0", "upload 5"]
     assert world.lane.tolls == [(1, 0), (1, 5)]
 
 

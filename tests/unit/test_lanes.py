@@ -35,7 +35,7 @@ def test_a_window_begins_wide_open_and_never_grows_beyond_its_most() -> None:
     """An account that never refuses never waits."""
     window = Window(10)
     for second in range(100):
-        window.answered(second, second + 0.1, in_use=10, small=True)
+        window.answered("upload", second, second + 0.1, in_use=10, small=True)
     assert (window.places, window.cuts) == (10, 0)
 
 
@@ -54,10 +54,10 @@ def test_a_cut_window_grows_by_one_place_a_round_trip_and_only_while_it_is_used(
     window = Window(100)
     window.refused(1.0, 2.0, None)
     for _ in range(70):
-        window.answered(3.0, 3.1, in_use=34, small=True)
+        window.answered("upload", 3.0, 3.1, in_use=34, small=True)
     assert window.size == pytest.approx(70.0)
     for _ in range(70):
-        window.answered(3.0, 3.1, in_use=35, small=True)
+        window.answered("upload", 3.0, 3.1, in_use=35, small=True)
     assert 70.9 < window.size < 71.0
 
 
@@ -70,7 +70,7 @@ def test_an_account_that_refuses_its_last_place_rests_longer_each_time() -> None
         rests.append(window.closed_until_s - now_s)
     assert rests == [REST_FIRST_S * 2**n for n in range(5)] + [REST_MAX_S] * 2
     assert window.rests == 7
-    window.answered(now_s + 20, now_s + 21, in_use=1, small=True)
+    window.answered("upload", now_s + 20, now_s + 21, in_use=1, small=True)
     window.refused(now_s + 22, now_s + 23, None)
     assert window.closed_until_s - now_s - 23 == pytest.approx(REST_FIRST_S)
 
@@ -98,19 +98,19 @@ def test_a_latency_far_above_its_baseline_cuts_but_never_below_a_few_places() ->
     for latency_s, places in ((0.2, 64), (0.9, 64), (5.0, LATENCY_PLACES)):
         for _ in range(50):
             now_s += latency_s
-            window.answered(now_s - latency_s, now_s, in_use=window.places, small=True)
+            window.answered("upload", now_s - latency_s, now_s, in_use=window.places, small=True)
         assert window.places == places
 
 
 def test_a_narrow_window_does_not_jump_up_because_answers_are_slow() -> None:
     """What refusals have cut grows by its own pace."""
     window, now_s = Window(64), 0.0
-    window.answered(0.0, 0.01, in_use=64, small=True)
+    window.answered("upload", 0.0, 0.01, in_use=64, small=True)
     for _ in range(12):
         now_s += 1.0
         window.refused(now_s, now_s, None)
     assert window.places == 1
-    window.answered(now_s + 1.0, now_s + 61.0, in_use=1, small=True)
+    window.answered("upload", now_s + 1.0, now_s + 61.0, in_use=1, small=True)
     assert window.places == 2
 
 
@@ -120,7 +120,7 @@ def test_what_is_slow_for_ten_minutes_is_the_new_baseline() -> None:
     for latency_s in (0.02, 1.0):
         for _ in range(3000):
             now_s += latency_s
-            window.answered(now_s - latency_s, now_s, in_use=window.places, small=True)
+            window.answered("upload", now_s - latency_s, now_s, in_use=window.places, small=True)
     assert window.cuts > 0
     assert window.places == 64
 
@@ -129,9 +129,19 @@ def test_the_latency_of_large_bodies_is_no_sign() -> None:
     """A gigabyte takes its time."""
     window = Window(64)
     for second in range(100):
-        window.answered(second, second + 0.02, in_use=64, small=True)
-        window.answered(second, second + 500.0, in_use=64, small=False)
+        window.answered("upload", second, second + 0.02, in_use=64, small=True)
+        window.answered("upload", second, second + 500.0, in_use=64, small=False)
     assert window.cuts == 0
+
+
+def test_uploads_after_many_stats_are_no_sign_of_a_slow_server() -> None:
+    """Each action has its own latency and its own baseline: a write may well take twenty times as long as a look."""
+    window, now_s = Window(64), 0.0
+    for action, latency_s in (("stat", 0.02), ("upload", 0.4), ("delete", 0.1), ("upload", 0.4), ("stat", 0.02)):
+        for _ in range(200):
+            now_s += latency_s / 40
+            window.answered(action, now_s - latency_s, now_s, in_use=40, small=True)
+    assert (window.places, window.cuts) == (64, 0)
 
 
 # --- the line --------------------------------------------------------------------------------------------------
@@ -267,7 +277,7 @@ def test_gauges_return_to_zero_and_the_window_is_never_overdrawn(
         began_s = lane.now_s()
         await asyncio.sleep(stays_s)
         if error is None:
-            lane.answered(began_s)
+            lane.answered("upload", began_s)
         else:
             lane.failed(error, began_s)
 
@@ -345,7 +355,7 @@ async def use(lane: Lane, server: Server, keys: int = 64) -> None:
             began_s = lane.now_s()
             try:
                 await server.ask()
-                lane.answered(began_s)
+                lane.answered("upload", began_s)
             except errors.S3nsyncError as error:
                 lane.failed(error, began_s)
             finally:
@@ -439,7 +449,7 @@ def _share(loop: SimLoop, lanes: list[Lane], servers: list[Server]) -> float:
             began_s = lane.now_s()
             try:
                 await servers[number].ask()
-                lane.answered(began_s)
+                lane.answered("upload", began_s)
             except errors.S3nsyncError as error:
                 lane.failed(error, began_s)
             finally:
@@ -505,7 +515,7 @@ def test_a_latency_cut_says_so() -> None:
     lane.in_use = 64
     for latency_s in [0.01] * 20 + [3.0] * 5:
         clock[0] += latency_s
-        lane.answered(clock[0] - latency_s, size_bytes=SMALL_BYTES)
+        lane.answered("upload", clock[0] - latency_s, size_bytes=SMALL_BYTES)
     assert told == ["its answers take much longer than they did"]
 
 
