@@ -187,10 +187,10 @@ class SimQueue:
 
     async def bury(self, delivery: Delivery, burial: Burial) -> bool:
         """Send to the dead-letter queue, then delete."""
+        self.queues.judge.on_burial(burial)
 
         def entomb() -> None:
             now_s = self.net.loop.time()
-            self.queues.judge.on_burial(burial)
             entry = encode_burial(burial), burial_group_id(burial), burial_dedup_id(burial)
             if self.queues.dead.send(*entry, now_s) is not None:
                 self.queues.numbers["buried"] += 1
