@@ -18,14 +18,14 @@ from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import structlog
 import typer
 from rich.console import Console
 
 from s3nsync import __version__, cli_ns, failed
-from s3nsync.app import App, assemble, relax_collector, resolve
+from s3nsync.app import App, assemble, resolve
 from s3nsync.config import load
 from s3nsync.errors import ConfigError
 from s3nsync.figures import human_bytes
@@ -35,12 +35,12 @@ from s3nsync.logs import configure, log_change
 from s3nsync.metrics import Metrics
 from s3nsync.model import Report
 from s3nsync.settings import Settings
+from s3nsync.shell import AsJson, ConfigFile, finish, new_ui, run_async
 from s3nsync.ui import Ui
 from s3nsync.worker import Worker
 
 log = structlog.get_logger("s3nsync.cli")
 
-T = TypeVar("T")
 
 app = typer.Typer(
     name="s3nsync",
@@ -53,36 +53,10 @@ app.add_typer(cli_ns.app, name="ns")
 failed_app = typer.Typer(help="Read the dead-letter queue, and have what failed looked at again.", no_args_is_help=True)
 app.add_typer(failed_app, name="failed")
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="The TOML file; else S3NSYNC_CONFIG, else ./s3nsync.toml."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
-
 
 def main() -> None:
     """Be the `s3nsync` command."""
     app()
-
-
-def _debug() -> bool:
-    return bool(os.environ.get("S3NSYNC_DEBUG"))
-
-
-def _finish(ui: Ui, action: Callable[[], int | None]) -> None:
-    """Run a verb and leave with its exit code."""
-    raise typer.Exit(ui.run(action))
-
-
-def _await(work: Coroutine[object, object, T]) -> T:
-    """Run a coroutine to its end, on uvloop where it is installed."""
-    relax_collector()
-    try:
-        import uvloop  # noqa: PLC0415 - optional: everything works without it
-    except ImportError:
-        return asyncio.run(work)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
 
 
 @app.callback(invoke_without_command=True)
@@ -98,15 +72,15 @@ def _root(*, version: Annotated[bool, typer.Option("--version", help="Show the v
 @app.command()
 def run(*, config: ConfigFile = None) -> None:
     """Replicate until stopped: what the container does. SIGTERM or Ctrl-C drains and leaves."""
-    ui = Ui(debug=_debug())
-    _finish(ui, lambda: _await(_replicate(ui, load(config, os.environ), drain=False)))
+    ui = new_ui()
+    finish(ui, lambda: run_async(_replicate(ui, load(config, os.environ), drain=False)))
 
 
 @app.command()
 def drain(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Replicate until the live and bulk queues are empty, then leave."""
-    ui = Ui(as_json=as_json, debug=_debug())
-    _finish(ui, lambda: _await(_replicate(ui, load(config, os.environ), drain=True)))
+    ui = new_ui(as_json=as_json)
+    finish(ui, lambda: run_async(_replicate(ui, load(config, os.environ), drain=True)))
 
 
 async def _replicate(ui: Ui, settings: Settings, *, drain: bool) -> None:
@@ -202,8 +176,8 @@ def _stopping(stop: Callable[[], None], *, hard: bool = True) -> Iterator[None]:
 @app.command()
 def health(*, as_json: AsJson = False) -> None:
     """Ask this container's worker whether it is alive and working: 1 if not. `python -m s3nsync.health` is quicker."""
-    ui = Ui(as_json=as_json, debug=_debug())
-    _finish(ui, lambda: _show_health(ui))
+    ui = new_ui(as_json=as_json)
+    finish(ui, lambda: _show_health(ui))
 
 
 def _show_health(ui: Ui, name: str | None = None) -> int:
@@ -217,7 +191,7 @@ def doctor(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Look at everything that replication depends on, and say what to mend; exit code 1 if anything failed."""
     from s3nsync.doctor import examine  # noqa: PLC0415 - no other verb needs it
 
-    ui = Ui(as_json=as_json, debug=_debug())
+    ui = new_ui(as_json=as_json)
 
     async def show() -> int:
         settings = load(config, os.environ)
@@ -231,7 +205,7 @@ def doctor(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
         ui.say("summary", words, **counts)
         return 1 if counts["failed"] else 0
 
-    _finish(ui, lambda: _await(show()))
+    finish(ui, lambda: run_async(show()))
 
 
 # --- what failed -----------------------------------------------------------------------------------------------
@@ -274,7 +248,7 @@ def failed_list(
     patterns: Patterns = None, *, limit: Limit = 1000, config: ConfigFile = None, as_json: AsJson = False
 ) -> None:
     """Show what could not be replicated, why, and since when; nothing is removed."""
-    ui = Ui(as_json=as_json, debug=_debug())
+    ui = new_ui(as_json=as_json)
 
     async def show(entry: failed.Entry, _parts: App) -> Literal["keep", "remove"]:
         facts = entry.facts()
@@ -283,7 +257,7 @@ def failed_list(
         ui.say("failed", f"{entry.name}\n  {entry.reason}\n  {facts['hint']}\n  {tried}", **facts)
         return "keep"
 
-    _finish(ui, lambda: _await(_sweep(ui, config, patterns, limit, show)))
+    finish(ui, lambda: run_async(_sweep(ui, config, patterns, limit, show)))
 
 
 @failed_app.command("retry")
@@ -296,7 +270,7 @@ def failed_retry(
     as_json: AsJson = False,
 ) -> None:
     """Have entries looked at again by the workers, through the bulk queue; they leave the dead-letter queue."""
-    ui = Ui(as_json=as_json, debug=_debug())
+    ui = new_ui(as_json=as_json)
     run_id = f"retry-{secrets.token_hex(8)}"
 
     async def send(entry: failed.Entry, parts: App) -> Literal["keep", "remove"]:
@@ -308,7 +282,7 @@ def failed_retry(
         ui.say("retried", f"{entry.name}: {word}", name=entry.name, retried=sent and not dry_run)
         return "remove" if sent and not dry_run else "keep"
 
-    _finish(ui, lambda: _await(_sweep(ui, config, patterns, limit, send)))
+    finish(ui, lambda: run_async(_sweep(ui, config, patterns, limit, send)))
 
 
 @failed_app.command("drop")
@@ -322,7 +296,7 @@ def failed_drop(
     as_json: AsJson = False,
 ) -> None:
     """Remove entries for good: their keys stay as they are on NetStorage until their next event."""
-    ui = Ui(as_json=as_json, debug=_debug())
+    ui = new_ui(as_json=as_json)
     if not (yes or dry_run):
         typer.confirm(f"Remove the entries that match {' '.join(patterns)} for good?", abort=True, err=True)
 
@@ -331,7 +305,7 @@ def failed_drop(
         ui.say("dropped", f"{entry.name}: {word}", name=entry.name, dropped=not dry_run)
         return "keep" if dry_run else "remove"
 
-    _finish(ui, lambda: _await(_sweep(ui, config, patterns, limit, drop)))
+    finish(ui, lambda: run_async(_sweep(ui, config, patterns, limit, drop)))
 
 
 def _iso(moment_s: object) -> str:
@@ -346,8 +320,8 @@ def _iso(moment_s: object) -> str:
 @app.command("config")
 def show_config(*, config: ConfigFile = None) -> None:
     """Check the settings and show what is in force, as JSON; secrets are masked."""
-    ui = Ui(debug=_debug())
-    _finish(ui, lambda: typer.echo(json.dumps(load(config, os.environ).masked(), indent=2)))
+    ui = new_ui()
+    finish(ui, lambda: typer.echo(json.dumps(load(config, os.environ).masked(), indent=2)))
 
 
 @app.command("lambda-zip")
@@ -357,7 +331,7 @@ def lambda_zip(
     as_json: AsJson = False,
 ) -> None:
     """Write the intake function's archive: the same sources give the same bytes."""
-    ui = Ui(as_json=as_json, debug=_debug())
+    ui = new_ui(as_json=as_json)
 
     def write() -> None:
         built = build(out)
@@ -369,7 +343,7 @@ def lambda_zip(
             sha256=built.sha256,
         )
 
-    _finish(ui, write)
+    finish(ui, write)
 
 
 # --- trying it out ---------------------------------------------------------------------------------------------
@@ -378,31 +352,31 @@ def lambda_zip(
 @app.command()
 def demo(*, as_json: AsJson = False) -> None:
     """Watch the whole pipeline at work on this machine, faults included, and see both sides proven identical."""
-    ui = Ui(as_json=as_json, debug=_debug())
+    ui = new_ui(as_json=as_json)
 
     def show() -> int:
         from s3nsync.demo import run_demo  # noqa: PLC0415 - needs the `dev` extra
 
         configure("auto", "error")
         console = Console(width=None if sys.stdout.isatty() else 150, legacy_windows=False)
-        identical = _await(run_demo(as_json=as_json, console=console, progress=Console(stderr=True, soft_wrap=True)))
+        identical = run_async(run_demo(as_json=as_json, console=console, progress=Console(stderr=True, soft_wrap=True)))
         return 0 if identical else 1
 
-    _finish(ui, show)
+    finish(ui, show)
 
 
 @app.command()
 def dev() -> None:
     """Keep the demo's whole set running, and mirror what you put into its bucket. Ctrl-C ends it."""
-    ui = Ui(debug=_debug())
+    ui = new_ui()
 
     def keep() -> None:
         from s3nsync.demo import run_dev  # noqa: PLC0415 - needs the `dev` extra
 
         configure("auto", "info")
-        _await(run_dev(ui.note, partial(_stopping, hard=False), lambda settled: log_change(settled, time.time())))
+        run_async(run_dev(ui.note, partial(_stopping, hard=False), lambda settled: log_change(settled, time.time())))
 
-    _finish(ui, keep)
+    finish(ui, keep)
 
 
 @app.command(
@@ -416,4 +390,4 @@ def emulate(context: typer.Context) -> None:
     """
     from s3nsync.emulator.command import main as serve  # noqa: PLC0415 - no other verb needs it
 
-    _finish(Ui(debug=_debug()), lambda: serve(context.args, os.environ, program="s3nsync emulate"))
+    finish(new_ui(), lambda: serve(context.args, os.environ, program="s3nsync emulate"))
