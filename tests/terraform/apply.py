@@ -225,6 +225,15 @@ MUCH_GIVEN = {
 """What hangs on a key, a topic, an image or a secret of ours has one dependency less with these."""
 
 
+SAME_PLACE = {
+    "bucket": "",
+    "cpcode": "",
+    "routes": json.dumps([{"bucket": BUCKET, "cpcode": "1"}, {"bucket": FOREIGN, "cpcode": "1"}]),
+    "manage_bucket_notification": "false",
+}
+"""Two buckets to one directory."""
+
+
 def refusals(terraform: Terraform, verdict: Verdict, nothing_was_made: Callable[[], Sequence[str]]) -> None:
     """Give bad input; each must be refused by the sentence that says what to do, and leave nothing behind."""
     cases = (
@@ -233,6 +242,7 @@ def refusals(terraform: Terraform, verdict: Verdict, nothing_was_made: Callable[
         ("plan", "no such bucket", {"bucket": "nobody-has-it"}, "nobody-has-it"),
         ("plan", "another account", {"accountid": "210987654321"}, "AWS account ID not allowed: 123456789012"),
         ("plan", "a CP code that is none", {"cpcode": "video"}, "cpcode must be the CP code's number"),
+        ("apply", "routes that meet", SAME_PLACE, "these write to the same place"),
         ("apply", "a bucket that notifies others", {"bucket": FOREIGN}, "notifies somebody already (theirs -> "),
         (
             "apply",

@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "terraform" / "modules" / "s3nsync" / "scripts"
+SOURCES = Path(__file__).resolve().parents[2] / "src"
 IMAGE = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/tools/s3nsync:0123456789abcdef"
 OWN_PLATFORM = "linux/" + {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
@@ -64,7 +67,7 @@ def ask_notifications(stage: Stage, answer: object) -> subprocess.CompletedProce
         "preflight.py",
         "notifications",
         PREFLIGHT_BUCKET="media",
-        PREFLIGHT_OURS="s3nsync-",
+        PREFLIGHT_OURS="s3nsync",
         PREFLIGHT_REGION="eu-central-1",
     )
 
@@ -89,6 +92,10 @@ def test_a_bucket_that_notifies_nobody_but_us_is_free(stage: Stage, answer: obje
     [
         ({"LambdaFunctionConfigurations": [entry("s3nsync-0a1b2c3d"), entry("resize")]}, "resize -> arn:aws:lambda:"),
         ({"LambdaFunctionConfigurations": [entry("s3nsync2-0a1b2c3d")]}, "s3nsync2-0a1b2c3d -> arn:aws:lambda:"),
+        (
+            {"LambdaFunctionConfigurations": [entry("s3nsync-site-0a1b2c3d")]},
+            "s3nsync-site-0a1b2c3d -> arn:aws:lambda:",
+        ),
         ({"QueueConfigurations": [{"Id": "q", "QueueArn": "arn:aws:sqs:::q"}]}, "q -> arn:aws:sqs:::q"),
         ({"TopicConfigurations": [{"TopicArn": "arn:aws:sns:::t"}]}, "without an id -> arn:aws:sns:::t"),
         ({"EventBridgeConfiguration": {}}, "EventBridge is on"),
@@ -100,6 +107,43 @@ def test_a_bucket_that_notifies_others_is_refused(stage: Stage, answer: object, 
     assert done.returncode == 1
     assert who in done.stderr
     assert "manage_bucket_notification = false" in done.stderr
+
+
+def ask_routes(
+    stage: Stage, *routes: Mapping[str, object], sources: Path = SOURCES
+) -> subprocess.CompletedProcess[str]:
+    """Ask about routes."""
+    return stage.run("preflight.py", "routes", PREFLIGHT_ROUTES=json.dumps(routes), PREFLIGHT_SOURCES=str(sources))
+
+
+def test_sound_routes_pass(stage: Stage) -> None:
+    """Routes that the product takes are no reason to refuse, and nothing else is needed or left behind."""
+    sources = shutil.copytree(SOURCES, stage.folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    routes = ({"bucket": "media", "cpcode": "123456"}, {"bucket": "site", "cpcode": "654321"})
+    done = ask_routes(stage, *routes, sources=sources)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(sources.rglob("*.pyc"))
+
+
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [
+        (
+            {"bucket": "site", "cpcode": "1"},
+            "these write to the same place: s3://media/* -> /1/ and s3://site/* -> /1/",
+        ),
+        ({"bucket": "site", "cpcode": "2", "trash": "bin"}, "trash: has no effect without deletes"),
+        ({"bucket": "site", "cpcode": "2", "directory": "a", "deletes": "trash", "trash": "a/b"}, "in one another"),
+        ({"bucket": "site", "cpcode": "2", "prefix": "a//"}, "no key under it can be placed"),
+    ],
+)
+def test_routes_that_do_not_go_together_are_refused(stage: Stage, second: Mapping[str, object], sentence: str) -> None:
+    """What function and worker would refuse at their start is refused before anything is written, in their words."""
+    done = ask_routes(stage, {"bucket": "media", "cpcode": "1"}, second)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Nothing was changed" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("tables", "status"), [([], 0), (["rtb-0a1b"], 0), (["rtb-0a", "rtb-0a1b2c"], 1)])
@@ -117,7 +161,7 @@ def test_a_missing_command_line_is_said(stage: Stage) -> None:
     """Without the AWS command line nothing is taken for granted."""
     done = subprocess.run(
         [sys.executable, SCRIPTS / "preflight.py", "notifications"],
-        env={"PATH": str(stage.folder), "PREFLIGHT_BUCKET": "b", "PREFLIGHT_OURS": "s-", "PREFLIGHT_REGION": "r"},
+        env={"PATH": str(stage.folder), "PREFLIGHT_BUCKET": "b", "PREFLIGHT_OURS": "s", "PREFLIGHT_REGION": "r"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -131,7 +175,7 @@ def test_what_aws_refuses_is_passed_on(stage: Stage) -> None:
     """An answer that did not come is a refusal, in AWS's words."""
     stage.program("aws", "echo 'AccessDenied: not you' >&2; exit 254")
     done = stage.run(
-        "preflight.py", "notifications", PREFLIGHT_BUCKET="b", PREFLIGHT_OURS="s-", PREFLIGHT_REGION="eu-central-1"
+        "preflight.py", "notifications", PREFLIGHT_BUCKET="b", PREFLIGHT_OURS="s", PREFLIGHT_REGION="eu-central-1"
     )
     assert done.returncode == 1
     assert "AccessDenied: not you" in done.stderr

@@ -12,7 +12,7 @@ resource "aws_kms_key" "this" {
   deletion_window_in_days = 7
   policy                  = data.aws_iam_policy_document.key.json
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_kms_alias" "this" {

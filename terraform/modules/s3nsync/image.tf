@@ -29,7 +29,7 @@ resource "aws_ecr_repository" "this" {
     kms_key         = local.kms_key_arn
   }
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_ecr_lifecycle_policy" "this" {

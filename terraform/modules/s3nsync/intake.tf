@@ -13,13 +13,13 @@ locals {
 }
 
 resource "terraform_data" "archive" {
-  triggers_replace = [local.archive_hash, var.architecture]
+  triggers_replace = [local.archive_hash, var.architecture, var.name] # a new name is a new file
 
   provisioner "local-exec" {
     command = "python3 '${local.repository_root}/src/s3nsync/lambda_zip.py' '${local.archive}'"
   }
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 # --- the function ---------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ resource "aws_cloudwatch_event_rule" "drain" {
   description         = "Lets ${var.name}-intake queue what earlier calls could not"
   schedule_expression = "rate(5 minutes)"
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_cloudwatch_event_target" "drain" {

@@ -40,9 +40,22 @@ data "aws_s3_bucket" "source" {
   }
 }
 
-# --- what only the API can tell, asked before anything is written ---------------------------------------------------
-# The provider cannot read a bucket's notifications or a route table's endpoints; the AWS command line can. Everything
-# that may have no other dependency depends on these two, so a refusal leaves nothing behind.
+# --- what Terraform cannot tell, asked before anything is written ---------------------------------------------------
+# The provider cannot read a bucket's notifications or a route table's endpoints; the AWS command line can. Whether routes
+# go together is for the product's own reader to say. Everything that may have no other dependency depends on these three,
+# so a refusal leaves nothing behind.
+
+resource "terraform_data" "routes_are_sound" {
+  triggers_replace = [local.routes_json]
+
+  provisioner "local-exec" {
+    command = "python3 '${path.module}/scripts/preflight.py' routes"
+    environment = {
+      PREFLIGHT_ROUTES  = local.routes_json
+      PREFLIGHT_SOURCES = "${local.repository_root}/src"
+    }
+  }
+}
 
 resource "terraform_data" "bucket_is_free" {
   for_each = var.manage_bucket_notification ? local.buckets : []
@@ -54,7 +67,7 @@ resource "terraform_data" "bucket_is_free" {
     command = "python3 '${path.module}/scripts/preflight.py' notifications"
     environment = {
       PREFLIGHT_BUCKET = each.key
-      PREFLIGHT_OURS   = "${var.name}-"
+      PREFLIGHT_OURS   = var.name
       PREFLIGHT_REGION = data.aws_s3_bucket.source[each.key].region
     }
   }

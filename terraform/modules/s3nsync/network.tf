@@ -121,7 +121,7 @@ resource "terraform_data" "subnets" {
     }
   }
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_subnet" "this" {
@@ -149,7 +149,7 @@ resource "aws_vpc_endpoint" "s3" {
   route_table_ids   = [var.nat_route_table_id]
   tags              = { Name = "${var.name}-s3" }
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 # --- or existing ones -----------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ resource "aws_security_group" "worker" {
     }
   }
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_vpc_security_group_egress_rule" "https" {

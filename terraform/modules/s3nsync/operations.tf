@@ -18,7 +18,7 @@ resource "aws_cloudwatch_log_group" "this" {
   retention_in_days = var.log_retention_days
   kms_key_id        = local.kms_key_arn
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 # --- alarms ---------------------------------------------------------------------------------------------------------
@@ -30,7 +30,7 @@ resource "aws_sns_topic" "alarms" {
   name              = "${var.name}-alarms"
   kms_master_key_id = local.kms_key_arn
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 locals {
@@ -150,7 +150,7 @@ resource "aws_cloudwatch_metric_alarm" "no_worker" {
   alarm_actions       = [local.alarm_topic_arn]
   ok_actions          = [local.alarm_topic_arn]
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 # --- dashboard ------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ resource "aws_sqs_queue" "dead" {
   kms_master_key_id          = local.kms_key_arn
   policy                     = data.aws_iam_policy_document.queue["dead"].json
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_sqs_queue_redrive_allow_policy" "dead" {
@@ -92,7 +92,7 @@ resource "aws_sqs_queue" "failure" {
   kms_master_key_id          = local.kms_key_arn
   policy                     = data.aws_iam_policy_document.queue["failure"].json
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 data "aws_iam_policy_document" "queue" {

@@ -18,7 +18,7 @@ resource "aws_iam_role" "this" {
   description        = "s3nsync deployment ${var.name}: ${each.key}"
   assume_role_policy = data.aws_iam_policy_document.assume[each.key].json
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_iam_policy" "this" {
@@ -32,7 +32,7 @@ resource "aws_iam_policy" "this" {
     execution = data.aws_iam_policy_document.execution.json
   }[each.key]
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_iam_role_policy_attachment" "this" {

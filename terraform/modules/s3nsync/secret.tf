@@ -11,7 +11,7 @@ resource "aws_secretsmanager_secret" "this" {
   kms_key_id              = local.kms_key_arn
   recovery_window_in_days = 0 # else the name stays taken after destroy; the key itself is kept by Akamai's portal
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_secretsmanager_secret_version" "this" {

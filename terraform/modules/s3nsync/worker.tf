@@ -8,7 +8,7 @@ resource "aws_ecs_cluster" "this" {
     value = "enabled"
   }
 
-  depends_on = [terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
+  depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
 }
 
 resource "aws_ecs_cluster_capacity_providers" "this" {

@@ -1,17 +1,21 @@
-"""Asks AWS what Terraform's provider cannot read, and refuses before anything is written.
+"""Asks what Terraform cannot know by itself, and refuses before anything is written.
 
-`notifications`: a bucket's notification settings are one whole, and Terraform would replace it. So the bucket must
-notify nobody yet but us (ids that begin with PREFLIGHT_OURS). `endpoint`: AWS refuses a second S3 gateway endpoint for
-a route table, and would do so half-way through.
+`routes`: function and worker read the routes at their start, and would refuse ones that do not go together (two that
+write to one place, say). So they are read here first, by the product's own reader. `notifications`: a bucket's
+notification settings are one whole, and Terraform would replace it. So the bucket must notify nobody yet but this
+deployment, which is named PREFLIGHT_OURS. `endpoint`: AWS refuses a second S3 gateway endpoint for a route table, and
+would do so half-way through.
 
-Run by the module, with its questions in the environment: PREFLIGHT_REGION, and PREFLIGHT_BUCKET and PREFLIGHT_OURS, or
-PREFLIGHT_ROUTE_TABLE. Needs the AWS command line, with the same credentials as the provider. Standard library only.
+Run by the module, with its questions in the environment: PREFLIGHT_ROUTES and PREFLIGHT_SOURCES (the folder of the
+package); or PREFLIGHT_REGION, and PREFLIGHT_BUCKET and PREFLIGHT_OURS, or PREFLIGHT_ROUTE_TABLE. Those two need the AWS
+command line, with the same credentials as the provider. Standard library only.
 """  # noqa: INP001 - a script of its own, no part of a package
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,13 +31,31 @@ class Refusal(Exception):
     """What is in the way, and what to do about it."""
 
 
+def routes(text: str, sources: str) -> str | None:
+    """Tell why the product would refuse these routes (JSON), or None."""
+    sys.dont_write_bytecode = True  # the sources are only lent
+    sys.path.insert(0, sources)
+    from s3nsync.errors import ConfigError  # noqa: PLC0415 - where it lies is part of the question
+    from s3nsync.mapping import routes_from_json  # noqa: PLC0415
+
+    try:
+        routes_from_json(text)
+    except ConfigError as error:
+        return f"{error.message}\nNothing was changed. Correct the routes: {error.hint}."
+    return None
+
+
 def notifications(answer: Mapping[str, object], bucket: str, ours: str) -> str | None:
-    """Tell from a bucket's notification settings why we may not replace them, or None."""
+    """Tell from a bucket's notification settings why we may not replace them, or None.
+
+    Ids of the deployment `ours` end in eight hexadecimal digits; one that is named `ours` and more has longer ids.
+    """
+    own = re.compile(f"{re.escape(ours)}-[0-9a-f]{{8}}")
     others = [
         f"{entry.get('Id', 'without an id')} -> {entry.get(target, '?')}"
         for kind, target in _TARGETS.items()
         for entry in _entries(answer, kind)
-        if not str(entry.get("Id", "")).startswith(ours)
+        if not own.fullmatch(str(entry.get("Id", "")))
     ]
     if "EventBridgeConfiguration" in answer:
         others.append("EventBridge is on")
@@ -91,7 +113,9 @@ def ask(arguments: Sequence[str], region: str) -> Mapping[str, object]:
 
 
 def check(question: str, env: Mapping[str, str]) -> str | None:
-    """Ask one of the two questions; gives why not, or None. Raises Refusal when there is no answer."""
+    """Ask one of the questions; gives why not, or None. Raises Refusal when there is no answer."""
+    if question == "routes":
+        return routes(env["PREFLIGHT_ROUTES"], env["PREFLIGHT_SOURCES"])
     region = env["PREFLIGHT_REGION"]
     if question == "notifications":
         bucket = env["PREFLIGHT_BUCKET"]
@@ -103,9 +127,9 @@ def check(question: str, env: Mapping[str, str]) -> str | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run from the command line: `notifications` or `endpoint`; exit status 1 is a refusal."""
-    if list(arguments) not in (["notifications"], ["endpoint"]):
-        sys.stderr.write("usage: preflight.py notifications | endpoint\n")
+    """Run from the command line with one question; exit status 1 is a refusal."""
+    if list(arguments) not in (["routes"], ["notifications"], ["endpoint"]):
+        sys.stderr.write("usage: preflight.py routes | notifications | endpoint\n")
         return 2
     try:
         why_not = check(arguments[0], os.environ)  # noqa: TID251 - Terraform hands the questions over so
