@@ -85,6 +85,10 @@ class Route:
     content_encoding: Literal["warn", "reject"] = "warn"
     settle_s: float = 0.0
 
+    def __hash__(self) -> int:
+        """Hash what no two routes share; each object's way asks for it several times."""
+        return hash((self.bucket, self.prefix))
+
     def __str__(self) -> str:
         """Name the route for messages: source and target, no policies."""
         target = f"/{self.cpcode}/{self.directory}".rstrip("/")

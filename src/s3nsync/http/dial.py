@@ -10,6 +10,7 @@ Source: RFC 8305 (Happy Eyeballs), sections 4 and 5.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import itertools
 import socket
 from collections.abc import Sequence
@@ -29,8 +30,22 @@ class Address:
 
 async def dial(host: str, port: int) -> socket.socket:
     """Connect to the first of the host's addresses that answers; OSError when none does, or there is none."""
+    literal = address_of(host, port)
+    if literal is not None:  # a resolver would only take a thread to say the same
+        return await _connect(literal)
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return await connect_first(by_turns([Address(family, sockaddr) for family, _, _, _, sockaddr in found]))
+
+
+def address_of(host: str, port: int) -> Address | None:
+    """Give the address that `host` spells; None for a name, and for an address with a zone (`%eth0`)."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return None
+    if version == 4:
+        return Address(socket.AF_INET, (host, port))
+    return None if "%" in host else Address(socket.AF_INET6, (host, port, 0, 0))
 
 
 def by_turns(addresses: Sequence[Address]) -> list[Address]:

@@ -57,7 +57,6 @@ anything beyond 30 s a clock fault, and so do we."""
 
 _USER = re.compile(r"[A-Za-z0-9_.:-]+")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
-_DIGEST_OPTIONS = ("md5", "sha1", "sha256")
 _ENTRY_TYPES: Mapping[str, EntryType] = {"file": "file", "dir": "dir", "symlink": "symlink"}
 
 
@@ -182,8 +181,14 @@ def upload_options(
     if index_zip and (size is not None or digests):
         msg = "index_zip cannot go with size or digest: the server changes the zip as it stores it"
         raise ValueError(msg)
-    named: dict[str, str | int | None] = {name: digests.get(name) for name in _DIGEST_OPTIONS}
-    return named | {"mtime": mtime_s, "size": size, "index-zip": 1 if index_zip else None}
+    return {
+        "md5": digests.get("md5"),
+        "sha1": digests.get("sha1"),
+        "sha256": digests.get("sha256"),
+        "mtime": mtime_s,
+        "size": size,
+        "index-zip": 1 if index_zip else None,
+    }
 
 
 def is_loopback(host: str) -> bool:
@@ -469,6 +474,7 @@ _RENAME_HINT = (
     " a route cannot have deletes = 'trash'"
 )
 _TAKEN_HINT = "the name is taken where it should go, or a directory stands where a file must be"
+_NO_PLACE_HINT = "is the CP code gone, or not this upload account's? Nothing is lost: it is tried again until it is back"
 _TRY_LATER = frozenset({408, 423, 425, 429})
 
 
@@ -476,6 +482,9 @@ def _classify(status: int, action: str, skew: float | None) -> tuple[type[Target
     """Name the error type, and a hint where the type's own is not the best."""
     if status == 403:
         return (TargetClock if clock_is_off(skew) else TargetCredentials), None
+    if status == 404 and action == "upload":
+        # No key is at fault for that: directories above a file are made by the upload itself.
+        return TargetUnavailable, _NO_PLACE_HINT
     if status == 404:
         return TargetMissing, None
     if status in _TRY_LATER or status >= 500:
