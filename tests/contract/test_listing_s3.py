@@ -254,6 +254,15 @@ async def test_many_small_directories_do_not_cost_a_request_each() -> None:
     assert len(flat) <= 2 * 600 // 20
 
 
+@pytest.mark.parametrize("after", ["b/\udcff", "b/\udc80x", "\udcff", "b/é\udce2\udc82"])
+async def test_a_listing_goes_on_after_a_name_that_is_no_text(after: str) -> None:
+    """NetStorage may hold such names, and a comparison may have stopped at one."""
+    keys = {"a", "b/a", "b/z", "b/z/\x7f", "b/\x7f", "b/\x7fz", "b/é", "b/éz", "b/éé", "b/€", "b/🎈", "c", "🎈"}
+    async with serving(Bucket(keys, page=2)) as s3:
+        found = await keys_of(listed(s3, after=after))
+    assert found == sorted((key for key in keys if order(key) > order(after)), key=order)
+
+
 # --- trouble ---------------------------------------------------------------------------------------------------
 
 
@@ -392,3 +401,15 @@ def test_what_is_no_page_is_an_error(document: bytes) -> None:
     """Cut short, another document, a declaration, an object without its parts: never a shorter listing."""
     with pytest.raises(BadAnswer, match="bucket b: the page cannot be read"):
         read_page(document, "b")
+
+
+@pytest.mark.parametrize("shown", ["abc", "c", ""])
+async def test_a_listing_that_does_not_advance_is_an_error(shown: str) -> None:
+    """A page that is told again and again, one key or none in it, would otherwise never end."""
+    page = "".join(map(contents, shown)) + "<IsTruncated>true</IsTruncated><NextContinuationToken>t"
+    same = answer(f"<ListBucketResult>{page}</NextContinuationToken></ListBucketResult>")
+    bucket = Bucket(set(), before=lambda _bucket: same)
+    async with asyncio.timeout(10), serving(bucket) as s3:
+        with pytest.raises(BadAnswer, match="listing bucket b"):
+            await keys_of(listed(s3))
+    assert len(bucket.asked) < 50

@@ -138,7 +138,7 @@ async def _listed(
     async def ask(path: str) -> Page:
         return await patience.ask(lambda: netstorage.list_page(path, end=end, max_entries=PAGE_ENTRIES))
 
-    begin = window.path_of(max(window.after, window.prefix, key=order)).rstrip("/")
+    begin = _askable(window.path_of(max(window.after, window.prefix, key=order)))
     start = begin if len(begin) > len(window.directory) else window.directory
     page = await _first_page(ask, start, window.directory)
     while True:
@@ -155,6 +155,15 @@ async def _listed(
             page = await ask(start)
         except TargetMissing:  # the rest has been deleted since
             return
+
+
+def _askable(path: str) -> str:
+    """Give the path, cut off before a `.` or `..`: S3's keys may have such parts, and no request may.
+
+    What is cut off sorts behind what is left, so a listing that begins there leaves nothing out.
+    """
+    parts = itertools.takewhile(lambda part: part not in {".", ".."}, path.split("/"))
+    return "/".join(parts).rstrip("/")
 
 
 async def _first_page(ask: Callable[[str], Awaitable[Page]], start: str, directory: str) -> Page:

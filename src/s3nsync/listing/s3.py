@@ -68,7 +68,8 @@ async def list_bucket(
     Up to `parallel` stretches of the bucket are read at once. Close the generator when it is not read to its end.
     Raises SourceError by what S3 said, TransportError when no answer came, both after several tries of each page.
     """
-    lister = _Lister(s3, bucket, prefix, patience)
+    lister = _Lister(s3, bucket, prefix, patience, seen=after)
+    after = _as_text(after)
     first = await lister.page(after=after)
     if first.items:
         yield first.items
@@ -92,11 +93,12 @@ async def list_bucket(
 class _Lister:
     """Asks for pages of one bucket below one prefix."""
 
-    def __init__(self, s3: S3, bucket: str, prefix: str, patience: Patience) -> None:
+    def __init__(self, s3: S3, bucket: str, prefix: str, patience: Patience, *, seen: str) -> None:
         self._s3 = s3
         self._bucket = bucket
         self._prefix = prefix
         self._patience = patience
+        self._seen = None if _as_text(seen) == seen else order(seen)
 
     async def page(
         self, *, prefix: str | None = None, after: str = "", token: str = "", delimiter: str = ""
@@ -113,7 +115,10 @@ class _Lister:
         query = [(name, value) for name, value in asked.items() if value]
 
         async def read() -> ListingPage:
-            return read_page(await self._s3.list_page(self._bucket, query), self._bucket)
+            page = read_page(await self._s3.list_page(self._bucket, query), self._bucket)
+            if self._seen is not None:
+                page.items = page.items[bisect_right(page.items, self._seen, key=by_key) :]
+            return page
 
         return await self._patience.ask(read)
 
@@ -124,6 +129,8 @@ class _Lister:
         while True:
             page = await self.page(after=after, token=token)
             items = page.items
+            if items and order(items[0].key) <= order(after):
+                raise BadAnswer(f"listing bucket {self._bucket}: {items[0].key!r} was told behind {after!r}")
             beyond = end is not None and bool(items) and order(items[-1].key) > end
             if beyond and end is not None:
                 items = items[: bisect_right(items, end, key=by_key)]
@@ -132,7 +139,7 @@ class _Lister:
                 after = items[-1].key
             if beyond or not page.truncated:
                 return
-            if not page.token and not items:
+            if not items and page.token in ("", token):
                 raise BadAnswer(f"listing bucket {self._bucket}: S3 says there is more after {after!r}, but not how")
             token = page.token
 
@@ -168,9 +175,19 @@ class _Lister:
         raise AssertionError(prefix)
 
 
+def _as_text(key: str) -> str:
+    """Give the key, or one before it and behind most others: a name from NetStorage need not be UTF-8, S3's keys are.
+
+    S3 is asked in UTF-8 only, and a stray byte sorts behind all of ASCII.
+    """
+    text, *rest = _STRAY.split(key, maxsplit=1)
+    return f"{text}\x7f" if rest else text
+
+
 # --- reading a page --------------------------------------------------------------------------------------------
 
 _QUOTED = re.compile("[%+]")
+_STRAY = re.compile("[\udc80-\udcff]")
 _OF_THE_PAGE = frozenset({"IsTruncated", "NextContinuationToken", "EncodingType"})
 
 
