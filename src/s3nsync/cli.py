@@ -208,6 +208,35 @@ def doctor(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
     finish(ui, lambda: run_async(show()))
 
 
+@app.command()
+def status(
+    urls: Annotated[list[str], typer.Argument(metavar="S3_URL...", help="Objects, such as s3://media/site/a.txt.")],
+    *,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether objects are replicated and, if not, why.
+
+    Exit code 0: all are as they should be; 1: one is not; 5: one could not be told. Nothing is written. If one is not,
+    the dead-letter queue is looked through, and everything given back.
+    """
+    from s3nsync.status import examine, exit_code, facts, parse_ref, words  # noqa: PLC0415 - no other verb needs it
+
+    ui = new_ui(as_json=as_json)
+
+    async def show() -> int:
+        refs = [parse_ref(url) for url in urls]
+        settings = await resolve(load(config, os.environ))
+        ui.redact = configure("auto", "error", settings.secrets()).redact
+        async with assemble(settings, report=lambda _report: None) as parts:
+            found = await examine(refs, parts, time.time)
+        for each in found:
+            ui.say("status", words(each), **facts(each))
+        return exit_code(found)
+
+    finish(ui, lambda: run_async(show()))
+
+
 # --- what failed -----------------------------------------------------------------------------------------------
 
 Patterns = Annotated[
