@@ -25,7 +25,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,6 +43,12 @@ MANIFEST_LIMIT_BYTES = 64 << 20
 """A manifest names each file in some 200 bytes; 10^10 objects are a few thousand files."""
 
 BATCH_ITEMS = 1_000
+
+PIECE_BYTES = 1 << 20
+"""What is unzipped at once: a few bytes may stand for a thousand times as many."""
+
+ROW_LIMIT_BYTES = 1 << 20
+"""No row is longer: a key has 1,024 bytes, each of them three in the file."""
 
 _NEEDED = ("Bucket", "Key", "Size", "LastModifiedDate", "ETag")
 _PLAIN = frozenset({"SSE-S3", "NOT-SSE"})
@@ -167,13 +173,14 @@ def _md5(data: bytes) -> str:
 
 
 async def _rows(s3: S3, ref: ObjectRef, md5: str, *, packed: bool = True) -> AsyncGenerator[list[list[str]], None]:
-    """Give a file's rows, a chunk's at a time; SourceCorrupt at the end if the bytes are not those of its MD5."""
+    """Give a file's rows, some at a time; SourceCorrupt at the end if the bytes are not those of its MD5."""
     digest = hashlib.md5(usedforsecurity=False)
     text = _Text(ref, packed=packed)
     async with aclosing(_chunks(s3, ref)) as chunks:
         async for chunk in chunks:
             digest.update(chunk)
-            yield text.rows(chunk)
+            for rows in text.rows(chunk):
+                yield rows
     yield text.end()
     if digest.hexdigest() != md5:
         msg = f"{ref} is damaged: its MD5 is {digest.hexdigest()}, the manifest says {md5}"
@@ -189,10 +196,13 @@ class _Text:
         self._unzip = zlib.decompressobj(wbits=31)
         self._rest = b""
 
-    def rows(self, chunk: bytes) -> list[list[str]]:
-        """Give the rows that are complete with this chunk."""
-        lines, newline, self._rest = (self._rest + self._inflate(chunk)).rpartition(b"\n")
-        return self._parse(lines + newline)
+    def rows(self, chunk: bytes) -> Iterator[list[list[str]]]:
+        """Give the rows that are complete with this chunk, a piece's at a time."""
+        for piece in self._unzipped(chunk) if self._packed else (chunk,):
+            lines, newline, self._rest = (self._rest + piece).rpartition(b"\n")
+            if len(self._rest) > ROW_LIMIT_BYTES:
+                raise self._damaged(f"a row is longer than {ROW_LIMIT_BYTES >> 10} KiB")
+            yield self._parse(lines + newline)
 
     def end(self) -> list[list[str]]:
         """Give the last row, if no line break follows it."""
@@ -201,19 +211,18 @@ class _Text:
         rest, self._rest = self._rest, b""
         return self._parse(rest)
 
-    def _inflate(self, chunk: bytes) -> bytes:
-        if not self._packed:
-            return chunk
-        parts = []
-        try:
-            while chunk:
-                if self._unzip.eof:  # gzip files may be joined: another one begins
-                    self._unzip = zlib.decompressobj(wbits=31)
-                parts.append(self._unzip.decompress(chunk))
-                chunk = self._unzip.unused_data
-        except zlib.error as error:
-            raise self._damaged(f"it is not gzip ({error})") from error
-        return b"".join(parts)
+    def _unzipped(self, chunk: bytes) -> Iterator[bytes]:
+        more = True
+        while more:
+            if self._unzip.eof:  # gzip files may be joined: another one begins
+                self._unzip = zlib.decompressobj(wbits=31)
+            try:
+                piece = self._unzip.decompress(chunk, PIECE_BYTES)
+            except zlib.error as error:
+                raise self._damaged(f"it is not gzip ({error})") from error
+            chunk = self._unzip.unconsumed_tail or self._unzip.unused_data
+            more = bool(chunk) or (len(piece) == PIECE_BYTES and not self._unzip.eof)
+            yield piece
 
     def _parse(self, lines: bytes) -> list[list[str]]:
         try:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import random
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from aws_emulator import REGION, Aws
 from s3nsync.compare import SourceItem, order
 from s3nsync.errors import ConfigError, S3nsyncError, SourceCorrupt
 from s3nsync.http import Http
-from s3nsync.inventory import list_checksums, list_inventory, with_checksums
+from s3nsync.inventory import ROW_LIMIT_BYTES, list_checksums, list_inventory, with_checksums
 from s3nsync.model import ObjectRef
 from s3nsync.s3 import S3
 from s3nsync.sigv4 import Credentials
@@ -174,6 +175,20 @@ async def test_an_empty_inventory_and_joined_gzip_files(inventory: Inventory, s3
     assert [item.key for item in await read(s3, inventory.publish())] == ["a", "b", "c"]
 
 
+async def test_memory_does_not_grow_with_what_a_file_unzips_to(inventory: Inventory, s3: S3) -> None:
+    """A few hundred kilobytes may be a hundred megabytes of rows: they are unzipped and read a piece at a time."""
+    old = ",".join(("source", "k" * 1000, "v", "false", "false", "3", AT, MD5)).encode() + b"\n"
+    new = old.replace(b"false", b"true", 1)
+    inventory.put(gzip.compress(old * 100_000 + new))
+    ref = inventory.publish(("Bucket", "Key", "VersionId", "IsLatest", "IsDeleteMarker", *COLUMNS[2:]))
+    tracemalloc.start()
+    try:
+        assert len(await read(s3, ref)) == 1
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+
+
 # --- damage ----------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +214,7 @@ async def test_damaged_files_are_named(inventory: Inventory, s3: S3) -> None:
         (whole, "0" * 32, r"0\.csv\.gz is damaged: its MD5 is"),
         (whole[:-9], None, r"0\.csv\.gz is damaged: it is cut short"),
         (b"plain text", None, r"0\.csv\.gz is damaged: it is not gzip"),
+        (gzip.compress(b"x" * (ROW_LIMIT_BYTES + 1)), None, r"0\.csv\.gz is damaged: a row is longer than 1024 KiB"),
         (gzip.compress(b'"a","b'), None, r"0\.csv\.gz is damaged: it is not CSV"),
         (packed([row("a", "more")]), None, r"0\.csv\.gz: a row has 6 columns and not 5"),
         (packed([("source", "a", "three", AT, MD5)]), None, r"0\.csv\.gz: 'a': "),
