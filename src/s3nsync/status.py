@@ -28,6 +28,7 @@ that is not replicated cannot be read. NetStorage answers from replicas, which m
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -194,7 +195,7 @@ def _why_not(seen: Seen, route: Route, source: SourceInfo | Gone, finding: Findi
     if isinstance(action, Reject):
         return Status(seen, "forbidden", action.reason, action.hint, since_s=since_s)
     if finding.needs:
-        hint = f"`s3nsync verify --deep --prefix '{seen.ref.key}'` reads both sides"
+        hint = f"`s3nsync verify --deep --prefix {shlex.quote(seen.ref.key)}` reads both sides"
         return Status(seen, "unknown", finding.why, hint, since_s=since_s)
     return Status(seen, "behind", _reason_of(seen, finding), _hint_of(seen), since_s=since_s)
 
@@ -214,7 +215,7 @@ def _explains(letter: failed.Entry, source: SourceInfo | Gone) -> bool:
 
 def _buried(seen: Seen, letter: failed.Entry, finding: Finding) -> Status:
     hint = letter.burial.hint if letter.burial else "look at its body: `s3nsync failed list --json`"
-    hint = f"{hint}; then `s3nsync failed retry '{seen.ref}'`"
+    hint = f"{hint}; then `s3nsync failed retry {shlex.quote(str(seen.ref))}`"
     since_s = letter.burial.first_attempt_s if letter.burial else None
     return Status(seen, "buried", f"{finding.why}: {letter.reason}", hint, since_s=since_s)
 
