@@ -19,6 +19,7 @@ something did not hold; the failed checks are listed. S3NSYNC_KEEP_LOGS names a 
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -392,7 +393,8 @@ def tell(verdict: Verdict, scratch: Path) -> None:
             only_secret.must("apply", "-input=false", "changed.tfplan")
             plans_empty(terraform, verdict, "after the change", **changed)
             made = Deployment(aws, url, terraform.outputs())
-            deployed(made, verdict.check, bucket=BUCKET, table=table, key=NEW_KEY, eventbridge=True, spot=True)
+            now = functools.partial(deployed, key=NEW_KEY, secret_version=2, eventbridge=True, spot=True)
+            now(made, verdict.check, bucket=BUCKET, table=table)
         with step("destroy"):
             terraform.must("destroy", "-auto-approve", **changed)
             verdict.check("destroy leaves nothing behind", new_since(), [])

@@ -65,6 +65,7 @@ def deployed(
     bucket: str,
     table: str,
     key: str,
+    secret_version: int = 1,
     eventbridge: bool = False,
     spot: bool = False,
 ) -> None:
@@ -75,7 +76,7 @@ def deployed(
     secret(made, check, key=key)
     network(made, check, table=table)
     registry(made, check)
-    service(made, check, spot=spot)
+    service(made, check, spot=spot, secret_version=secret_version)
     scaling(made, check)
     policies(made, check, eventbridge=eventbridge)
     operations(made, check)
@@ -223,7 +224,7 @@ def registry(made: Deployment, check: Check) -> None:
     check("repository: keeps ten", rules[0]["selection"]["countNumber"], 10)
 
 
-def service(made: Deployment, check: Check, *, spot: bool) -> None:
+def service(made: Deployment, check: Check, *, spot: bool, secret_version: int) -> None:
     """Compare cluster, service and task."""
     ecs = made.client("ecs")
     cluster = ecs.describe_clusters(clusters=[NAME], include=["SETTINGS"])["clusters"][0]
@@ -260,6 +261,8 @@ def service(made: Deployment, check: Check, *, spot: bool) -> None:
         worker["secrets"],
         [{"name": "NS_SECRET", "valueFrom": made.outputs["secret_arns"]["default"]}],
     )
+    labels = {"s3nsync.secret-version": str(secret_version)}
+    check("worker: a new secret makes a new revision", worker["dockerLabels"], labels)
     environment = {each["name"]: each["value"] for each in worker["environment"]}
     check("worker: environment", environment, made.outputs["worker_environment"])
     for queue in ("live", "bulk", "check", "dead"):

@@ -97,6 +97,17 @@ locals {
   free        = [for mine in local.candidates : mine if !local.is_taken[mine]]
   highest     = slice(reverse(local.free), 0, min(2, length(local.free)))
   overlapping = [for mine in coalesce(var.subnet_cidrs, []) : mine if local.is_taken[mine]]
+
+  # A VPC may have more than one range; a subnet lies in one of them.
+  vpc_cidrs = distinct(concat(data.aws_vpc.this[*].cidr_block, flatten(data.aws_vpc.this[*].cidr_block_associations[*].cidr_block)))
+  outside = [
+    for mine in coalesce(var.subnet_cidrs, []) : mine
+    if !anytrue([
+      for vpc in local.vpc_cidrs :
+      split("/", mine)[1] >= split("/", vpc)[1] &&
+      cidrhost("${split("/", mine)[0]}/${split("/", vpc)[1]}", 0) == cidrhost(vpc, 0)
+    ])
+  ]
 }
 
 # Chosen once and kept: what others add to the VPC later must not move us.
@@ -114,6 +125,10 @@ resource "terraform_data" "subnets" {
     precondition {
       condition     = var.subnet_cidrs != null || length(local.highest) == 2
       error_message = "The VPC ${local.vpc_id} (${local.vpc_cidr}) has no two free ranges of /${local.candidate_bits} left. Give subnet_ids of existing subnets, or subnet_cidrs from another range of the VPC."
+    }
+    precondition {
+      condition     = length(local.outside) == 0
+      error_message = "subnet_cidrs: ${join(", ", local.outside)} is not within ${local.vpc_id} (${join(", ", local.vpc_cidrs)}). Leave subnet_cidrs out to have free ranges chosen: ${join(" and ", local.highest)}."
     }
     precondition {
       condition     = length(local.overlapping) == 0

@@ -246,6 +246,15 @@ variable "subnet_cidrs" {
     condition     = var.subnet_cidrs == null || try(length(var.subnet_cidrs) == 2 && alltrue([for cidr in var.subnet_cidrs : can(cidrhost(cidr, 0))]), false)
     error_message = "subnet_cidrs: two ranges in CIDR form, such as [\"172.31.254.0/24\", \"172.31.255.0/24\"]."
   }
+
+  validation {
+    # Two ranges overlap where they are equal in the bits of the shorter prefix.
+    condition = var.subnet_cidrs == null || try(length(distinct([
+      for cidr in var.subnet_cidrs :
+      cidrhost("${split("/", cidr)[0]}/${min([for each in var.subnet_cidrs : tonumber(split("/", each)[1])]...)}", 0)
+    ])) == length(var.subnet_cidrs), true) # what is no range is told above
+    error_message = "subnet_cidrs: the two ranges overlap each other."
+  }
 }
 
 variable "create_s3_endpoint" {
@@ -351,10 +360,13 @@ variable "worker_environment" {
   validation {
     condition = alltrue([
       for name in keys(var.worker_environment) :
-      can(regex("^S3NSYNC_(WORKER|LOG|METRICS)_[A-Z_]+$", name)) &&
-      !contains(["S3NSYNC_WORKER_LEASE_S", "S3NSYNC_WORKER_GRACE_S", "S3NSYNC_METRICS_NAMESPACE", "S3NSYNC_METRICS_SERVICE"], name)
+      can(regex("^(S3NSYNC_(WORKER|LOG|METRICS)_[A-Z_]+|NS_MAX_IN_FLIGHT|NS_REQUESTS_PER_S|NS_BYTES_PER_S)$", name)) &&
+      !contains([
+        "S3NSYNC_WORKER_LEASE_S", "S3NSYNC_WORKER_GRACE_S", "S3NSYNC_LOG_FORMAT",
+        "S3NSYNC_METRICS_EMF", "S3NSYNC_METRICS_NAMESPACE", "S3NSYNC_METRICS_SERVICE",
+      ], name)
     ])
-    error_message = "worker_environment: takes S3NSYNC_WORKER_…, S3NSYNC_LOG_… and S3NSYNC_METRICS_… names; lease, grace and the metrics' names are set by the module, because queues and alarms depend on them."
+    error_message = "worker_environment: takes S3NSYNC_WORKER_…, S3NSYNC_LOG_… and S3NSYNC_METRICS_… names, NS_MAX_IN_FLIGHT, NS_REQUESTS_PER_S and NS_BYTES_PER_S. Lease, grace, the log's format and the metrics' names are set by the module, because queues and alarms depend on them."
   }
 }
 

@@ -20,9 +20,9 @@ resource "aws_ecs_cluster_capacity_providers" "this" {
 
 locals {
   worker_environment = merge(
-    { S3NSYNC_LOG_FORMAT = "json" },
     var.worker_environment,
     {
+      S3NSYNC_LOG_FORMAT        = "json" # the metrics are in the log
       S3NSYNC_REGION            = local.region
       S3NSYNC_ROUTES            = local.routes_json
       S3NSYNC_LIVE_QUEUE_URL    = aws_sqs_queue.live.url
@@ -35,6 +35,9 @@ locals {
       S3NSYNC_METRICS_SERVICE   = var.name
     },
   )
+
+  # A task reads the secret at its start only. So a new version makes a new revision, and that starts new tasks.
+  worker_labels = { "s3nsync.secret-version" = tostring(var.secret_version) }
 }
 
 resource "aws_ecs_task_definition" "worker" {
@@ -72,6 +75,8 @@ resource "aws_ecs_task_definition" "worker" {
       retries     = 3
       startPeriod = 60
     }
+
+    dockerLabels = local.worker_labels
 
     environment = [for name, value in local.worker_environment : { name = name, value = value }]
     secrets = [

@@ -396,15 +396,57 @@ run "existing_image_key_and_topic" {
 run "the_workers_settings_reach_it" {
   command = plan
   variables {
-    worker_environment = { S3NSYNC_WORKER_MAX_IN_FLIGHT = "128", S3NSYNC_LOG_FORMAT = "console" }
+    worker_environment = { S3NSYNC_WORKER_MAX_IN_FLIGHT = "128", S3NSYNC_LOG_LEVEL = "warning", NS_REQUESTS_PER_S = "50" }
   }
 
   assert {
     condition = (
       local.worker_environment.S3NSYNC_WORKER_MAX_IN_FLIGHT == "128" &&
-      local.worker_environment.S3NSYNC_LOG_FORMAT == "console" &&
+      local.worker_environment.S3NSYNC_LOG_LEVEL == "warning" &&
+      local.worker_environment.NS_REQUESTS_PER_S == "50" &&
+      local.worker_environment.S3NSYNC_LOG_FORMAT == "json" &&
       local.worker_environment.S3NSYNC_METRICS_SERVICE == "s3nsync"
     )
-    error_message = "Settings are added, and defaults may be changed."
+    error_message = "Settings are added to the module's own."
+  }
+}
+
+run "a_rotated_secret_reaches_the_tasks" {
+  command = plan
+  variables {
+    secret_version = 2
+  }
+
+  assert {
+    condition     = aws_secretsmanager_secret_version.this[0].secret_string_wo_version == 2
+    error_message = "The new value is written."
+  }
+
+  assert {
+    condition     = local.worker_labels == { "s3nsync.secret-version" = "2" }
+    error_message = "The task's definition changes with it, so that new tasks start: a task reads the secret once."
+  }
+}
+
+run "subnets_in_a_further_range_of_the_vpc" {
+  command = plan
+  variables {
+    subnet_cidrs = ["100.64.0.0/28", "100.64.0.16/28"]
+  }
+
+  override_data {
+    target = data.aws_vpc.this[0]
+    values = {
+      cidr_block = "172.31.0.0/16"
+      cidr_block_associations = [
+        { association_id = "a", cidr_block = "172.31.0.0/16", state = "associated" },
+        { association_id = "b", cidr_block = "100.64.0.0/24", state = "associated" },
+      ]
+    }
+  }
+
+  assert {
+    condition     = aws_subnet.this[1].cidr_block == "100.64.0.16/28"
+    error_message = "Any range of the VPC will do."
   }
 }

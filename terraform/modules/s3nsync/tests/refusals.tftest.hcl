@@ -314,6 +314,22 @@ run "one_range" {
   expect_failures = [var.subnet_cidrs]
 }
 
+run "ranges_that_overlap_each_other" {
+  command = plan
+  variables {
+    subnet_cidrs = ["172.31.0.0/20", "172.31.8.0/24"]
+  }
+  expect_failures = [var.subnet_cidrs]
+}
+
+run "ranges_outside_the_vpc" {
+  command = plan
+  variables {
+    subnet_cidrs = ["172.31.0.0/24", "10.0.0.0/24"]
+  }
+  expect_failures = [terraform_data.subnets[0]]
+}
+
 run "half_a_core_too_many" {
   command = plan
   variables {
@@ -344,6 +360,22 @@ run "a_setting_that_the_module_owns" {
   command = plan
   variables {
     worker_environment = { S3NSYNC_WORKER_GRACE_S = "0" }
+  }
+  expect_failures = [var.worker_environment]
+}
+
+run "a_log_without_the_metrics" {
+  command = plan
+  variables {
+    worker_environment = { S3NSYNC_LOG_FORMAT = "console" }
+  }
+  expect_failures = [var.worker_environment]
+}
+
+run "no_metrics" {
+  command = plan
+  variables {
+    worker_environment = { S3NSYNC_METRICS_EMF = "false" }
   }
   expect_failures = [var.worker_environment]
 }
