@@ -627,8 +627,7 @@ def mv(
             hint = "rename stays within one CP code: `get` the file, `put` it there, then `rm` it here"
             raise ConfigError(f"mv {source} {destination}: to another CP code", hint=hint)
         name = source.rpartition("/")[2] if destination.endswith("/") else ""
-        with advice(TargetConflict, "there is something at TO already: `rm` it first, or choose another name"):
-            await netstorage.rename(source, destination + name)
+        await netstorage.rename(source, destination + name)
 
     _run(work, source, destination)
 

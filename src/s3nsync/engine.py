@@ -344,7 +344,7 @@ class Replicator:
         if is_throttled(error):  # it lives, and its lane has become narrower
             self.gate.alive(route)
             return outcome
-        self.gate.failed(route, error.message, at_once=error.pauses_route)
+        self.gate.failed(route, f"{error.message}; {error.hint}", at_once=error.pauses_route)
         if isinstance(outcome, Retry) and self.gate.is_healthy(route):
             return replace(outcome, outage=False)
         return outcome

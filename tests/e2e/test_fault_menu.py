@@ -147,16 +147,19 @@ async def test_a_bucket_that_is_removed_rests_its_route_deletes_nothing_and_come
     assert world.stored("c") is None, "now S3 itself says that it is gone"
 
 
-async def test_a_cp_code_that_is_removed_rests_its_route_and_comes_back(aws: Aws, tmp_path: Path) -> None:
-    """A 403 for everything below a CP code burns no backlog: nothing is buried, and all arrives in the end."""
+@pytest.mark.parametrize(("status", "hint"), [(403, "may write below this CP code"), (404, "is the CP code gone")])
+async def test_a_cp_code_that_is_removed_rests_its_route_and_comes_back(
+    status: int, hint: str, aws: Aws, tmp_path: Path
+) -> None:
+    """A refusal of everything below a CP code burns no backlog: nothing is buried, and all arrives in the end."""
     async with wired(aws, tmp_path) as world, world.worker() as process:
         world.put("before", b"x")
         await world.settled()
-        world.emulator.inject(Trouble(kind="status", status=403, path="/123456*"))
+        world.emulator.inject(Trouble(kind="status", status=status, path="/123456*"))
         for number in range(30):
             world.put(f"after/{number}", b"y")
         await world.until(lambda: "the route rests" in process.text)
-        await world.until(lambda: "may write below this CP code" in process.text)
+        await world.until(lambda: hint in process.text)
         world.emulator.clear_faults()
         await world.settled(SLOW_DAY_S)
         assert "the route goes again" in process.text

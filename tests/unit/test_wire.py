@@ -340,6 +340,7 @@ def test_a_du_answer_without_totals_is_a_bad_answer() -> None:
         (403, "upload", 31.0, TargetClock),
         (403, "stat", -31.0, TargetClock),
         (404, "delete", None, TargetMissing),
+        (404, "upload", None, TargetUnavailable),
         (409, "mkdir", None, TargetConflict),
         (409, "rmdir", None, TargetConflict),
         (412, "upload", None, TargetPrecondition),
@@ -369,7 +370,9 @@ def test_every_refusal_has_an_advice(status: int, action: str) -> None:
     """No status leaves the reader without a next step, and retrying is only promised where it can help."""
     error = wire.verdict(status, {}, "", action, "/1/a")
     assert error.hint
-    assert error.transient == (status in {408, 423, 425, 429} or status >= 500 or (status, action) == (412, "upload"))
+    assert error.transient == (
+        status in {408, 423, 425, 429} or status >= 500 or (status, action) in {(404, "upload"), (412, "upload")}
+    )
 
 
 def test_a_clock_fault_says_how_far_off() -> None:

@@ -473,7 +473,7 @@ _RENAME_HINT = (
     "a rename stays within one CP code and moves files and symlinks only; if this storage group refuses it altogether,"
     " a route cannot have deletes = 'trash'"
 )
-_TAKEN_HINT = "the name is taken where it should go, or a directory stands where a file must be"
+_TAKEN_HINT = "there is something at the new name already: `rm` it first, or choose another name"
 _NO_PLACE_HINT = "is the CP code gone, or not this upload account's? Nothing is lost: it is tried again until it is back"
 _TRY_LATER = frozenset({408, 423, 425, 429})
 
