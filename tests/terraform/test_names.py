@@ -1,0 +1,48 @@
+"""Names that the module and the programs must share: metrics, dimensions and settings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from s3nsync import intake
+from s3nsync.metrics import UNITS
+from s3nsync.settings import OTHER_VARIABLES, describe
+
+MODULE = Path(__file__).resolve().parents[2] / "terraform" / "modules" / "s3nsync"
+SOURCES = {path.name: path.read_text() for path in MODULE.glob("*.tf")}
+
+METRIC = re.compile(
+    r"""namespace\s*=\s*"s3nsync"[,\s]*metric(?:_name)?\s*=\s*"(\w+)"   # an alarm's
+      | \["s3nsync",\s*"(\w+)",\s*"Service",                           # a panel's""",
+    re.VERBOSE,
+)
+NAMESPACE = re.compile(r'(?:namespace\s*=\s*|\[)"s3nsync"')
+VARIABLE = re.compile(r"\b(?:S3NSYNC|NS)_[A-Z_]+[A-Z]\b")
+
+
+def test_alarms_and_panels_watch_metrics_that_are_written() -> None:
+    """Every metric of ours that an alarm or a panel names is one that the worker writes, and each is recognised."""
+    operations = SOURCES["operations.tf"]
+    names = [alarm or panel for alarm, panel in METRIC.findall(operations)]
+    assert {"lag_s", "heartbeat", "objects", "bytes", "retries", "buried"} <= set(names) <= set(UNITS)
+    assert len(names) == len(NAMESPACE.findall(operations))
+
+
+def test_tasks_get_settings_that_there_are() -> None:
+    """Every variable that the module sets for tasks, or lets users set, is a setting's or a documented one."""
+    known = {name for setting in describe() for name in setting.env} | set(OTHER_VARIABLES)
+    named = {name for source in ("worker.tf", "variables.tf") for name in VARIABLE.findall(SOURCES[source])}
+    of_the_secret = {"NS_HOSTNAME", "NS_USER", "NS_KEY"}
+    assert named - of_the_secret <= known
+    assert {"S3NSYNC_LIVE_QUEUE_URL", "S3NSYNC_WORKER_GRACE_S", "NS_SECRET", "NS_BYTES_PER_S"} <= named
+
+
+def test_the_function_gets_settings_that_it_reads() -> None:
+    """Every variable of the function's environment is one that its code asks for."""
+    block = re.search(r"environment \{(.*?)\n  \}", SOURCES["intake.tf"], re.DOTALL)
+    assert block is not None
+    named = re.findall(r"^ +([A-Z0-9_]+) += ", block[1], re.MULTILINE)
+    code = Path(intake.__file__).read_text()
+    assert len(named) == 4
+    assert [name for name in named if f'"{name}"' not in code] == []
