@@ -222,9 +222,12 @@ def open_lanes(settings: Settings) -> dict[str, Lane]:
 
 
 def _lane(name: str, settings: Settings) -> Lane:
-    """Open the way to an account; one of several leaves the others a quarter of the slots."""
+    """Open the way to an account; one of several leaves the others a quarter of the slots, two of them at the least.
+
+    Two, for one more may wait in line: with four slots that would be all of them.
+    """
     account, slots, several = settings.accounts[name], settings.worker.max_in_flight, len(settings.accounts) > 1
-    most = min(account.max_in_flight or slots, slots * 3 // 4 if several else slots)
+    most = min(account.max_in_flight or slots, min(slots * 3 // 4, slots - 2) if several else slots)
     return Lane(
         places_for(most, account.bytes_per_s, max(CHUNK_BYTES, settings.worker.buffer_bytes)),
         suspended_clock_s,

@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 
 from s3nsync.model import Route
 
+WISH_MAX_S = 30.0
+"""The longest Retry-After that is waited for in place: the loop that renews the leases may be the one that waits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -30,10 +33,10 @@ class Backoff:
         """Give the wait after the `failures`-th failure in a row (from 1), never under the peer's wish `at_least_s`.
 
         It lies between half and all of base * 2^(failures-1), at most `cap_s`: the half keeps a struggling peer from
-        being asked again at once, the rest keeps many askers from coming back together.
+        being asked again at once, the rest keeps many askers from coming back together. Of the wish WISH_MAX_S count.
         """
         full = min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 60))
-        return max(at_least_s or 0.0, full * (0.5 + 0.5 * self.uniform()))
+        return max(min(at_least_s or 0.0, WISH_MAX_S), full * (0.5 + 0.5 * self.uniform()))
 
 
 class ByteBudget:

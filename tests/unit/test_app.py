@@ -38,6 +38,13 @@ def test_an_accounts_window_has_the_workers_slots_or_fewer(more: dict[str, Any],
     assert {name: lane.window.places for name, lane in lanes.items()} == places
 
 
+@pytest.mark.parametrize("slots", [4, 5, 7, 8, 64, 1024])
+def test_one_of_several_accounts_never_has_all_slots(slots: int) -> None:
+    """Its places and its line together leave at least one to the others."""
+    lanes = open_lanes(load(None, ENV | {"NS_SECRET_VIDEO": ACCOUNT, "S3NSYNC_WORKER_MAX_IN_FLIGHT": str(slots)}))
+    assert all(lane.window.places + lane._line < slots for lane in lanes.values())
+
+
 async def test_only_one_of_several_accounts_sends_keys_back() -> None:
     """With one account nobody else wants the slots."""
     for more, waits in (({}, True), ({"NS_SECRET_VIDEO": ACCOUNT}, False)):

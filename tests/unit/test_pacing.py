@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3nsync.pacing import Backoff, ByteBudget
+from s3nsync.pacing import WISH_MAX_S, Backoff, ByteBudget
 
 
 @contextlib.asynccontextmanager
@@ -42,6 +43,12 @@ def test_backoff_doubles_and_honours_the_peers_wish() -> None:
     assert [backoff.delay_s(n) for n in (1, 2, 3, 4)] == [0.5, 1.0, 2.0, 4.0]
     assert backoff.delay_s(1, at_least_s=7.0) == 7.0
     assert backoff.delay_s(4, at_least_s=1.0) == 4.0
+
+
+def test_a_peers_wish_holds_nobody_for_an_hour() -> None:
+    """A proxy's `Retry-After: 3600` on one call of SQS would let every lease end that the call was to renew."""
+    assert Backoff(1.0, 5.0, lambda: 0.0).delay_s(1, at_least_s=3600.0) == WISH_MAX_S
+    assert Backoff(100.0, 900.0, lambda: 0.0).delay_s(4, at_least_s=inf) == 400.0
 
 
 def test_a_budget_needs_a_size() -> None:
