@@ -321,7 +321,7 @@ async def _dead_letters(parts: App, wanted: Collection[ObjectRef]) -> Sequence[f
     try:
         await failed.sweep(parts.queues["dead"], visit, DEAD_LETTERS)
     except QueueError as error:
-        return error
+        return found or error
     return found
 
 
