@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -11,9 +12,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from hostile import Peer, hostile
+from s3nsync.body import OpenObject
 from s3nsync.emulator import Emulator, running
 from s3nsync.engine import Debt, Replicator
-from s3nsync.http import Http
+from s3nsync.http import Answer, Http
+from s3nsync.http.exchange import Exchange
 from s3nsync.lanes import Lane
 from s3nsync.model import Change, Copied, ObjectRef, Route
 from s3nsync.netstorage import Account, NetStorage
@@ -82,6 +85,22 @@ async def test_a_small_object_costs_one_get_and_one_put(md5_etags: bool) -> None
         assert emulator.counts() == {"upload": OBJECTS}
         assert len(emulator.snapshot()) >= OBJECTS
         assert s3.accepted <= IN_FLIGHT
+
+
+async def test_copying_leaves_nothing_to_the_collector() -> None:
+    """What an object's way was held by is freed as it is done with: the command lets the collector look rarely."""
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        with running(Emulator(accounts={"user": "key"})) as emulator:
+            async with hostile(Bucket(md5_etags=False)) as s3:
+                await _copy_all(s3.origin, emulator.port)
+        gc.collect()
+        left = [each for each in gc.garbage if isinstance(each, Answer | Exchange | OpenObject)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert not left
 
 
 async def _copy_all(s3_origin: object, target_port: int) -> None:
