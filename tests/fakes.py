@@ -285,12 +285,12 @@ class FakeBudget:
     held_bytes = 0
     peak_bytes = 0
 
-    async def take(self, size_bytes: int) -> int:
+    async def take(self, size_bytes: int, _owner: str) -> int:
         self.held_bytes += size_bytes
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
         return size_bytes
 
-    def give_back(self, taken: int) -> None:
+    def give_back(self, taken: int, _owner: str) -> None:
         self.held_bytes -= taken
 
 

@@ -99,7 +99,7 @@ async def assemble(
     async with AsyncExitStack() as stack:
         proxies = _proxies(settings)
         aws_http = await stack.enter_async_context(Http(tls=tls_context(settings.aws.ca_file), proxies=proxies))
-        budget = ByteBudget(settings.worker.memory_budget_bytes)
+        budget = _budget(settings)
         s3 = S3(aws_http, region=settings.region, credentials=source, endpoint=settings.aws.s3)
         queues: Mapping[QueueName, SqsQueue | MemoryQueue] = in_memory or _queues(settings, aws_http, source)
         for queue in queues.values():
@@ -214,6 +214,12 @@ def _account(name: str, account: AccountSettings) -> Account:
         raise ConfigError(f"accounts.{name}: its secret was not read", hint="a bug: resolve the settings first")
     scheme: Literal["http", "https"] = "http" if account.insecure_http else "https"
     return Account.parse(account.host, account.user, account.key.get_secret_value(), scheme=scheme)
+
+
+def _budget(settings: Settings) -> ByteBudget:
+    """Limit the bytes held at once; streams to one of several accounts leave the others a quarter."""
+    total_bytes = settings.worker.memory_budget_bytes
+    return ByteBudget(total_bytes, total_bytes * 3 // 4 if len(settings.accounts) > 1 else None)
 
 
 def open_lanes(settings: Settings) -> dict[str, Lane]:

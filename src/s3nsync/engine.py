@@ -196,10 +196,10 @@ class Lane(Protocol):
 class Budget(Protocol):
     """The process-wide budget of bytes held in memory."""
 
-    async def take(self, size_bytes: int) -> int:
-        """Wait for the bytes and hold them; gives what to give back."""
+    async def take(self, size_bytes: int, owner: str) -> int:
+        """Wait for the bytes and hold them on the account's behalf; gives what to give back."""
 
-    def give_back(self, taken: int) -> None:
+    def give_back(self, taken: int, owner: str) -> None:
         """Let others have them."""
 
 
@@ -466,15 +466,16 @@ class Replicator:
     async def _upload(self, placed: Placed, opened: Opened, action: Upload, hand: Hand, *, buffered: bool) -> Outcome:
         send = self._send_buffered if buffered else self._send_stream
         size_bytes = opened.info.size_bytes
+        account = placed.route.account
         with hand.patience():
-            held_bytes = await self.budget.take(size_bytes if buffered else STREAM_BYTES)
+            held_bytes = await self.budget.take(size_bytes if buffered else STREAM_BYTES, account)
         try:
             uploaded, proof = await send(placed, opened, action, hand)
         except S3nsyncError as error:
             hand.debt.failed(error)
             raise
         finally:
-            self.budget.give_back(held_bytes)
+            self.budget.give_back(held_bytes, account)
         hand.debt.answered(repeated=uploaded.repeated)
         return Copied(placed.path, size_bytes, proof, action.notes)
 

@@ -3,7 +3,9 @@
 `Backoff` is a value: the wait depends on the number of failures and one random number, so whoever retries keeps the
 count. `ByteBudget` is the one limit on buffered bytes. Requests are served strictly in the order they came, so a large
 one is not starved by small ones; a request for more than the whole budget waits until all of it is free, and then
-stands for all of it. Whoever reserves does so once, for everything needed: nobody holds bytes while waiting for more.
+stands for all of it. Only who waits for its own owner's bytes is passed by: where several upload accounts share the
+budget, streams to a slow one hold three quarters of it at most. Whoever reserves does so once, for everything needed:
+nobody holds bytes while waiting for more.
 `DeleteBrake` counts deletes, `Breaker` stops a route whose other side is in trouble: a backlog is kept, not burnt.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -42,59 +44,79 @@ class Backoff:
 class ByteBudget:
     """A limit on bytes held at once by everybody together."""
 
-    def __init__(self, total_bytes: int) -> None:
-        """Start with all of `total_bytes` (at least 1) free."""
+    def __init__(self, total_bytes: int, each_bytes: int | None = None) -> None:
+        """Start with all of `total_bytes` (at least 1) free; no owner holds more than `each_bytes` in several parts."""
         if total_bytes < 1:
             raise ValueError("a budget needs at least one byte")
         self.total_bytes = total_bytes
         self.in_use_bytes = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._each_bytes = total_bytes if each_bytes is None else each_bytes
+        self._held: Counter[str] = Counter()
+        self._waiting: deque[_Turn] = deque()
 
     def __repr__(self) -> str:
         """Show how much is in use and how many wait."""
         return f"ByteBudget({self.in_use_bytes} of {self.total_bytes} in use, {len(self._waiting)} waiting)"
 
-    async def take(self, size_bytes: int) -> int:
+    async def take(self, size_bytes: int, owner: str) -> int:
         """Wait in line for `size_bytes` and hold them; gives what to `give_back`, which is less if all is less."""
         wanted = min(size_bytes, self.total_bytes)
-        if self._waiting or not self._fits(wanted):
-            await self._wait_for(wanted)
+        if self._waiting or not (self._fits(wanted) and self._is_due(wanted, owner)):
+            await self._wait_for(wanted, owner)
         else:
-            self.in_use_bytes += wanted
+            self._hold(wanted, owner)
         return wanted
 
-    async def _wait_for(self, wanted: int) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (wanted, turn)
-        self._waiting.append(entry)
+    async def _wait_for(self, wanted: int, owner: str) -> None:
+        turn = _Turn(wanted, owner, asyncio.get_running_loop().create_future())
+        self._waiting.append(turn)
+        self._serve()  # the others may all wait for bytes of their own owners
         try:
-            await turn
+            await turn.comes
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._waiting.remove(entry)
+            if turn.comes.cancelled():
+                self._waiting.remove(turn)
                 self._serve()  # the one behind may fit now
             else:  # the turn came in the same moment
-                self.give_back(wanted)
+                self.give_back(wanted, owner)
             raise
 
-    def give_back(self, taken: int) -> None:
+    def give_back(self, taken: int, owner: str) -> None:
         """Let others have what `take` gave."""
-        self.in_use_bytes -= taken
+        self._hold(-taken, owner)
         self._serve()
+
+    def _hold(self, size_bytes: int, owner: str) -> None:
+        self.in_use_bytes += size_bytes
+        self._held[owner] += size_bytes
 
     def _fits(self, wanted: int) -> bool:
         return self.in_use_bytes + wanted <= self.total_bytes
 
+    def _is_due(self, wanted: int, owner: str) -> bool:
+        held = self._held[owner]
+        return not held or held + wanted <= self._each_bytes
+
     def _serve(self) -> None:
-        while self._waiting:
-            wanted, turn = self._waiting[0]
-            if turn.done() or not self._fits(
-                wanted
-            ):  # done here means cancelled: its task leaves the line, then serves
-                return
-            self._waiting.popleft()
-            self.in_use_bytes += wanted
-            turn.set_result(None)
+        full: set[str] = set()
+        for turn in tuple(self._waiting):
+            if turn.owner in full or not self._is_due(turn.size_bytes, turn.owner):
+                full.add(turn.owner)  # nor may a smaller one of the same owner pass
+                continue
+            if turn.comes.done() or not self._fits(turn.size_bytes):
+                return  # done here means cancelled: its task leaves the line, then serves
+            self._waiting.remove(turn)
+            self._hold(turn.size_bytes, turn.owner)
+            turn.comes.set_result(None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """Somebody in line."""
+
+    size_bytes: int
+    owner: str
+    comes: asyncio.Future[None]
 
 
 class DeleteBrake:
