@@ -511,11 +511,11 @@ async def test_a_slow_reader_is_not_a_stall() -> None:
         await peer.head()
         for _ in range(8):
             await peer.exactly(1 << 20)
-            await asyncio.sleep(0.06)
+            await asyncio.sleep(0.2)
         await peer.send(OK)
         await peer.rest()
 
-    async with client(progress_s=0.3) as http, hostile(script) as server:
+    async with client(progress_s=0.6) as http, hostile(script) as server:
         assert await (await put(http, server.origin, bytes(8 << 20))).read() == b"ok"
 
 

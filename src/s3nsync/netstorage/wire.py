@@ -474,7 +474,9 @@ _RENAME_HINT = (
     " a route cannot have deletes = 'trash'"
 )
 _TAKEN_HINT = "there is something at the new name already: `rm` it first, or choose another name"
-_NO_PLACE_HINT = "is the CP code gone, or not this upload account's? Nothing is lost: it is tried again until it is back"
+_NO_PLACE_HINT = (
+    "is the CP code gone, or not this upload account's? Nothing is lost: it is tried again until it is back"
+)
 _TRY_LATER = frozenset({408, 423, 425, 429})
 
 
