@@ -1,4 +1,4 @@
-"""Turn what two listings show into Changes for the worker: backfill and repair.
+"""Turn what two listings show into Changes for the worker.
 
 Nothing is copied or deleted here, and nothing is decided for good: a Change only says where to look, and the engine
 asks S3 itself before it acts. So an old listing, or one that changed while it was read, costs requests and no data.
@@ -123,26 +123,6 @@ async def _send_lot(
 def _lots(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-# --- deleting what is extra ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteCap:
-    """The most files that a repair may delete at once: so many, and so many in a hundred of those there are."""
-
-    most: int
-    percent: float
-
-    def refusal(self, extras: int, files: int) -> str | None:
-        """Say why so many of so many files are not deleted; None if they may be."""
-        if extras > self.most:
-            return f"{extras} files would be deleted, {self.most} at most may be (--max-delete)"
-        if extras * 100 > self.percent * files:
-            share = f"{extras} of {files} files would be deleted"
-            return f"{share}, {self.percent:g} % at most may be (--max-delete-percent)"
-        return None
 
 
 # --- going on after a kill -------------------------------------------------------------------------------------

@@ -144,13 +144,18 @@ async def _bucket(app: App, settings: Settings, bucket: str) -> AsyncIterator[Fi
         yield Finding("failed", f"bucket {bucket}: {error.message}", error.hint)
         return
     yield Finding("ok", f"bucket {bucket}: is in {settings.region} and may be listed")
+    for finding in await wiring(settings, bucket):
+        yield finding
+
+
+async def wiring(settings: Settings, bucket: str) -> Sequence[Finding]:
+    """Look whether the bucket's events reach a function or EventBridge."""
 
     def ask() -> Sequence[Finding]:
         client = boto3.client("s3", region_name=settings.region, endpoint_url=settings.aws.s3)
         return list(judge_wiring(bucket, client.get_bucket_notification_configuration(Bucket=bucket)))
 
-    for finding in await _asked(lambda: asyncio.to_thread(ask), f"bucket {bucket}: notifications"):
-        yield finding
+    return await _asked(lambda: asyncio.to_thread(ask), f"bucket {bucket}: notifications")
 
 
 def judge_wiring(bucket: str, found: NotificationConfigurationResponseTypeDef) -> Iterator[Finding]:

@@ -53,7 +53,7 @@ class Ui:
         self._stdout = stdout if stdout is not None else sys.stdout
         self._stderr = stderr if stderr is not None else sys.stderr
 
-    def say(self, kind: str, text: str, **data: object) -> None:
+    def say(self, kind: str, text: str, /, **data: object) -> None:
         """Give a result: `text` to people, or `kind` and `data` as JSON. Object names may stand in both as they are."""
         if self.as_json:
             self._line(self._stdout, json.dumps({"type": kind, **data}, default=str))
@@ -79,10 +79,15 @@ class Ui:
             self._line(self._stderr, self.redact("".join(traceback.format_exception(error)).rstrip()))
         return code
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody looks at a terminal: then there is progress to be shown."""
+        return not self.as_json and self._stderr.isatty()
+
     @contextmanager
     def progress(self, title: str, total: float | None = None) -> Iterator[Advance]:
         """Show how far things are, on standard error and only if that is a terminal (and not with --json)."""
-        if self.as_json or not self._stderr.isatty():
+        if not self.is_watched:
             yield _nowhere
             return
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
