@@ -507,7 +507,7 @@ async def test_a_slow_reader_is_not_a_stall() -> None:
     """A peer that takes an upload slowly but steadily lives."""
 
     async def script(peer: Peer) -> None:
-        peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
         await peer.head()
         for _ in range(8):
             await peer.exactly(1 << 20)
