@@ -215,15 +215,19 @@ def _reading(
 ) -> Callable[[], Awaitable[Sequence[Finding]]]:
     def read() -> Sequence[Finding]:
         attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
-        return list(judge_queue(name, {str(k): v for k, v in attributes.items()}, grace_s=settings.worker.grace_s))
+        told = {str(key): value for key, value in attributes.items()}
+        return list(judge_queue(name, told, grace_s=settings.worker.grace_s, lease_s=settings.worker.lease_s))
 
     return lambda: asyncio.to_thread(read)
 
 
-def judge_queue(name: QueueName, attributes: Mapping[str, str], *, grace_s: int) -> Iterator[Finding]:
+def judge_queue(name: QueueName, attributes: Mapping[str, str], *, grace_s: int, lease_s: int) -> Iterator[Finding]:
     """Judge one queue by its attributes: what the protocol needs is failed, what costs speed or days a warning."""
     findings = [*_judge_fifo(name, attributes), *_judge_delay(name, attributes, grace_s)]
-    findings += _judge_dead(attributes) if name == "dead" else _judge_redrive(name, attributes)
+    if name == "dead":
+        findings += _judge_dead(attributes)
+    else:
+        findings += [*_judge_redrive(name, attributes), *_judge_visibility(name, attributes, lease_s)]
     waiting = attributes.get("ApproximateNumberOfMessages", "?")
     yield from findings or [Finding("ok", f"{name} queue: set up as it must be; {waiting} messages wait")]
 
@@ -246,6 +250,14 @@ def _judge_delay(name: str, attributes: Mapping[str, str], grace_s: int) -> Iter
         yield Finding("failed", what, hint)
     if name in {"live", "bulk"} and delay_s:
         yield Finding("warning", f"{name} queue: holds each message back for {delay_s} s", "set its DelaySeconds to 0")
+
+
+def _judge_visibility(name: str, attributes: Mapping[str, str], lease_s: int) -> Iterator[Finding]:
+    visible_s = int(attributes.get("VisibilityTimeout", "30"))  # SQS's default
+    if visible_s != lease_s:
+        what = f"{name} queue: its visibility time-out is {visible_s} s, and worker.lease_s is {lease_s} s"
+        hint = "make them equal: workers ask for their own lease, but whoever else reads the queue gets the other"
+        yield Finding("warning", what, hint)
 
 
 def _judge_dead(attributes: Mapping[str, str]) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ GOOD = {
     "DeduplicationScope": "messageGroup",
     "FifoThroughputLimit": "perMessageGroupId",
     "DelaySeconds": "0",
+    "VisibilityTimeout": "300",
     "MessageRetentionPeriod": "1209600",
     "RedrivePolicy": json.dumps({"deadLetterTargetArn": "arn", "maxReceiveCount": 100}),
 }
@@ -44,8 +45,8 @@ def test_a_clock_half_a_minute_off_is_a_warning(off_s: float, level: str) -> Non
 def test_a_queue_as_the_readme_makes_it_is_fine() -> None:
     """All four of them."""
     for name in ("live", "bulk", "dead"):
-        assert _levels(list(judge_queue(name, GOOD, grace_s=180))) == ["ok"]
-    assert _levels(list(judge_queue("check", {**GOOD, "DelaySeconds": "180"}, grace_s=180))) == ["ok"]
+        assert _levels(list(judge_queue(name, GOOD, grace_s=180, lease_s=300))) == ["ok"]
+    assert _levels(list(judge_queue("check", {**GOOD, "DelaySeconds": "180"}, grace_s=180, lease_s=300))) == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,7 @@ def test_a_queue_as_the_readme_makes_it_is_fine() -> None:
         ("live", {"DeduplicationScope": "queue"}, "warning", "high-throughput"),
         ("bulk", {"FifoThroughputLimit": "perQueue"}, "warning", "high-throughput"),
         ("live", {"DelaySeconds": "5"}, "warning", "5 s"),
+        ("live", {"VisibilityTimeout": "30"}, "warning", "30 s, and worker.lease_s is 300 s"),
         ("check", {"DelaySeconds": "179"}, "failed", "179 s"),
         ("dead", {"MessageRetentionPeriod": "345600"}, "warning", "4 days"),
         ("live", {"RedrivePolicy": json.dumps({"maxReceiveCount": 3})}, "warning", "3 receives"),
@@ -63,7 +65,7 @@ def test_a_queue_as_the_readme_makes_it_is_fine() -> None:
 def test_what_is_wrong_with_a_queue_is_named(name: str, spoilt: dict[str, str], level: str, says: str) -> None:
     """What breaks the protocol is failed, what costs speed or days is a warning."""
     good = {**GOOD, "DelaySeconds": "180"} if name == "check" else GOOD
-    (finding,) = judge_queue(name, {**good, **spoilt}, grace_s=180)  # type: ignore[arg-type]
+    (finding,) = judge_queue(name, {**good, **spoilt}, grace_s=180, lease_s=300)  # type: ignore[arg-type]
     assert finding.level == level
     assert says in finding.what
     assert finding.hint
@@ -72,7 +74,7 @@ def test_what_is_wrong_with_a_queue_is_named(name: str, spoilt: dict[str, str], 
 def test_a_queue_without_redrive_is_a_warning() -> None:
     """A message that kills workers would go round for ever."""
     bare = {name: value for name, value in GOOD.items() if name != "RedrivePolicy"}
-    assert _levels(list(judge_queue("live", bare, grace_s=180))) == ["warning"]
+    assert _levels(list(judge_queue("live", bare, grace_s=180, lease_s=300))) == ["warning"]
 
 
 def _judged(found: dict[str, object]) -> list[str]:
