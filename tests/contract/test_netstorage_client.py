@@ -97,13 +97,14 @@ def is_signed(headers: dict[str, str], target: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer; `early` sends it before the body is read."""
+    """An answer; `early` sends it before the body is read, `meet` waits for others that are to be sent with it."""
 
     status: int = 200
     body: bytes = b""
     headers: Sequence[tuple[str, str]] = (("Date", DATE),)
     early: bool = False
     before: Callable[[], None] | None = None
+    meet: asyncio.Barrier | None = None
     promised_bytes: int | None = None
 
     def encode(self) -> bytes:
@@ -175,6 +176,8 @@ class Peer:
             return False
         if step.before is not None:
             step.before()
+        if step.meet is not None:
+            await step.meet.wait()
         writer.write(step.encode())
         await writer.drain()
         return True
@@ -622,9 +625,10 @@ async def test_an_early_success_is_not_believed() -> None:
 # --- clocks ----------------------------------------------------------------------------------------------------
 
 
-def forbidden(ahead_s: float, *, early: bool = False) -> Reply:
+def forbidden(ahead_s: float, *, early: bool = False, meet: asyncio.Barrier | None = None) -> Reply:
     """Refuse with a clock that is ahead of ours."""
-    return Reply(403, b"expired", headers=[("Date", formatdate(NOW_S + ahead_s, usegmt=True))], early=early)
+    date = formatdate(NOW_S + ahead_s, usegmt=True)
+    return Reply(403, b"expired", headers=[("Date", date)], early=early, meet=meet)
 
 
 @pytest.mark.parametrize("ahead_s", [300, -300])
@@ -650,10 +654,12 @@ async def test_a_clock_that_is_set_right_again_is_learned_too() -> None:
 
 async def test_many_calls_in_flight_learn_one_offset_once() -> None:
     """The correction is not added up, and the warning not repeated."""
-    async with rig(*[forbidden(300)] * 5) as (netstorage, r):
+    all_signed = asyncio.Barrier(5)  # else a call's second try may come before another one's first
+    async with rig(*[forbidden(300, meet=all_signed)] * 5) as (netstorage, r):
         await asyncio.gather(*(netstorage.delete(f"/1/{n}") for n in range(5)))
     assert r.skews == [300.0]
     assert netstorage.clock_offset_s == 300.0
+    assert [request.time_s - NOW_S for request in r.peer.requests] == [0] * 5 + [300] * 5
 
 
 async def test_403_with_the_right_clock_is_about_credentials() -> None:
