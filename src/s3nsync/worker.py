@@ -428,7 +428,7 @@ class Worker:
             reason=reason,
             hint=hint,
             first_attempt_s=delivery.first_received_at_s,
-            last_attempt_s=self._now_s(),
+            last_attempt_s=max(delivery.first_received_at_s, self._now_s()),  # SQS's clock and ours may differ
             attempts=delivery.attempt,
             queue=delivery.queue,
             body=delivery.body,

@@ -786,6 +786,20 @@ async def test_a_hopeless_burial_is_counted_as_buried() -> None:
     assert stage.worker.settled["retry"] == 0
 
 
+async def test_a_burial_never_ends_before_it_began() -> None:
+    """The first attempt is told by SQS's clock; a worker whose own clock is behind it says no earlier time."""
+
+    async def refuse(_change: Change, _hand: Hand) -> Outcome:
+        return Rejected("no way", "rename it")
+
+    stage = Stage(refuse)
+    stage.live.put(PUT, attempt=2, first_received_at_s=NOW_S + 50)
+    async with stage.running():
+        await stage.until(lambda: bool(stage.live.buried))
+    (burial,) = stage.live.buried
+    assert (burial.first_attempt_s, burial.last_attempt_s) == (NOW_S + 50, NOW_S + 50)
+
+
 async def test_a_lease_is_not_renewed_past_twelve_hours() -> None:
     """SQS ends it then whatever is asked."""
     stage = Stage()
