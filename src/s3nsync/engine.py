@@ -410,7 +410,8 @@ class Replicator:
         """Move the file to the route's trash; that there is none, or none any more, is fine.
 
         A first refusal may also mean that the trash lacks a directory (FileStore needs each): if one had to be made,
-        the file is moved once more.
+        the file is moved once more. If that fails too, a stat says whether the file is gone or only the replica that
+        was asked is behind with the trash: both are told as 404.
         """
         target = self.targets[placed.route.account]
         trash = trash_path(placed.route, placed.path, self.now_s())
@@ -425,10 +426,17 @@ class Replicator:
                     continue
                 if isinstance(error, TargetConflict):
                     raise
-                return Deleted(placed.path, existed=False)
+                return await self._was_gone(placed, hand)
             hand.debt.answered(repeated=moved.repeated)
             return Deleted(placed.path, existed=True, trash=trash)
         raise AssertionError(placed)
+
+    async def _was_gone(self, placed: Placed, hand: Hand) -> Outcome:
+        entry = await self._stat(placed, hand)
+        if entry is None or entry.type == "dir":
+            return Deleted(placed.path, existed=False)
+        reason = f"{placed.path} could not be moved to the trash: NetStorage says that one of them is missing"
+        return Retry(reason, self.backoff_s(hand.attempt))
 
     async def _make_room(self, route: Route, trash: str, hand: Hand) -> bool:
         """Make the directories above a place in the trash; one that is made late does no harm, so it owes nothing."""

@@ -124,7 +124,7 @@ async def test_where_the_route_has_a_trash_a_deleted_object_is_moved_there() -> 
 async def test_moving_what_is_gone_already_is_fine() -> None:
     """A duplicate, or a Check: the missing directories are looked at once, so that a 404 is not misread."""
     world = World(TRASHING)
-    for calls in (3, 2):
+    for calls in (4, 3):
         hand = FakeHand()
         assert await world.replicate(hand=hand) == Deleted(PATH, existed=False)
         assert not hand.debt.may_land
@@ -486,6 +486,22 @@ async def test_a_stat_that_never_agrees_fails_the_copy() -> None:
 
 async def _nothing(_path: str) -> None:
     return None
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+async def test_a_file_that_could_not_be_moved_is_not_taken_for_gone(has_room: bool) -> None:
+    """A replica that does not know the trash's directory, or a new one yet, answers 404 as for a file that is gone."""
+    world = World(TRASHING)
+    world.target.files[PATH] = (b"old", 1)
+    if has_room:
+        world.target.directories.add(TRASH.rpartition("/")[0])
+    world.target.script = [errors.TargetMissing("404"), None, errors.TargetMissing("404")]
+    hand = FakeHand(attempt=3)
+    outcome = await world.replicate(hand=hand)
+    assert isinstance(outcome, Retry)
+    assert (outcome.after_s, outcome.failed, hand.debt.may_land) == (30.0, True, False)
+    assert world.target.calls[-1] == f"stat {PATH}"
+    assert PATH in world.target.files
 
 
 @pytest.mark.parametrize("route", [ROUTE, TRASHING])
