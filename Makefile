@@ -13,6 +13,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 UV_COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header
 ARGS ?=
+QUICK ?=
 SEEDS ?= 1000
 # Debian keeps nginx where only root's PATH looks.
 export PATH := $(PATH):/usr/sbin
@@ -72,9 +73,10 @@ pipeline-image-test: $(READY) $(MINISTACK_READY) .venv-moto/.ready ## the same f
 		command -v $$each >/dev/null || $(MAKE) --no-print-directory .install-$$each || exit 1; done
 	cd tests && ../$(BIN)/python -m terraform.builder
 
-bench: $(READY) ## CPU seconds for 1,000 objects: make bench ARGS=--quick only shows that it runs
-	@command -v nginx >/dev/null || $(MAKE) --no-print-directory .install-nginx
-	$(BIN)/python bench/data_path.py $(ARGS)
+bench: $(READY) .venv-bench/.ready ## against rclone, boto3 and others: half an hour; make bench QUICK=1 shows only that it runs
+	@for each in nginx rclone wrk; do \
+		command -v $$each >/dev/null || $(MAKE) --no-print-directory .install-$$each || exit 1; done
+	$(BIN)/python -m bench.run $(if $(QUICK),--quick) $(ARGS)
 
 soak: $(READY) ## hostile schedules on the real engine and worker in a simulated world: make soak SEEDS=10000
 	@$(BIN)/python tests/sim/soak.py --seeds $(SEEDS) $(ARGS)
@@ -101,7 +103,7 @@ pythons: ## the tests without ministack on every other supported Python that is 
 		tests/contract/test_http_parsing.py tests/contract/test_netstorage_client.py $(ARGS)
 
 ci: ## what must be green, each step with its time: check to bench, and terraform-test if it is there
-	@set -e; for step in check test pythons interop 'demo ARGS=--json' 'bench ARGS=--quick' \
+	@set -e; for step in check test pythons interop 'demo ARGS=--json' 'bench QUICK=1' \
 		$$(command -v terraform >/dev/null && echo terraform-test); do \
 		started=$$(date +%s); echo "--- make $$step"; \
 		$(MAKE) --no-print-directory $$step; \
