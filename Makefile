@@ -15,12 +15,13 @@ UV_COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version
 ARGS ?=
 QUICK ?=
 SEEDS ?= 1000
+SECONDS ?= 60
 # Debian keeps nginx where only root's PATH looks.
 export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test pythons interop crash-points image-test terraform-test terraform-apply-test pipeline-test pipeline-image-test bench soak mutants ci fix docs lambda lock clean
+.PHONY: help demo dev check test pythons interop crash-points image-test terraform-test terraform-apply-test pipeline-test pipeline-image-test bench soak mutants fuzz ci fix docs lambda lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +82,9 @@ bench: $(READY) .venv-bench/.ready ## against rclone, boto3 and others: half an 
 soak: $(READY) ## hostile schedules on the real engine and worker in a simulated world: make soak SEEDS=10000
 	@$(BIN)/python tests/sim/soak.py --seeds $(SEEDS) $(ARGS)
 
+fuzz: $(READY) ## random answers at the HTTP client, judged by a second reader: make fuzz SECONDS=600
+	@PYTHONPATH=tests $(BIN)/python tests/fuzz/answers.py --seconds $(SECONDS) $(ARGS)
+
 mutants: $(READY) ## plant bugs in a copy of the source, and see the simulation find each of them
 	@$(BIN)/python tests/sim/mutants.py --seeds 800 $(ARGS)
 
@@ -99,8 +103,9 @@ pythons: ## the tests without ministack on every other supported Python that is 
 
 .PHONY: .portable
 .portable: $(READY)
-	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/engine tests/worker tests/contract/test_http_hostile.py \
-		tests/contract/test_http_parsing.py tests/contract/test_netstorage_client.py $(ARGS)
+	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/engine tests/worker tests/fuzz \
+		tests/contract/test_http_hostile.py tests/contract/test_http_parsing.py tests/contract/test_http_proxy.py \
+		tests/contract/test_netstorage_client.py $(ARGS)
 
 ci: ## what must be green, each step with its time: check to bench, and terraform-test if it is there
 	@set -e; for step in check test pythons interop 'demo ARGS=--json' 'bench QUICK=1' \
