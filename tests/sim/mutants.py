@@ -20,6 +20,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1] / "src" / "s3nsync"
+REPLICATOR, UPLOADS = "engine/replicator.py", "engine/uploads.py"
+ACCESS, DEBT = "engine/access.py", "engine/debt.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,9 @@ class Caught:
 
 MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     "rule 1: no lease is checked before sending": (
-        Edit("engine.py", "        hand.check()\n        hand.debt.sent = True", "        hand.debt.sent = True"),
-        Edit("engine.py", "            hand.check()\n            if left_bytes", "            if left_bytes"),
+        Edit(ACCESS, "        self.hand.check()\n        self.hand.debt.sent", "        self.hand.debt.sent"),
+        Edit(ACCESS, "        self.hand.check()\n        self.hand.debt.last", "        self.hand.debt.last"),
+        Edit(UPLOADS, "            hand.check()\n            if left_bytes", "            if left_bytes"),
     ),
     "rule 1: the client asks nobody before it signs": (Edit("netstorage/calls.py", "            call.guard()\n", ""),),
     "rule 2: bulk takes no second look": (Edit("hands.py", 'return self.queue == "live"', "return True"),),
@@ -89,23 +92,23 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "rule 6: what was written is remembered": (
         Edit(
-            "engine.py",
-            "        entry = await self._stat(placed, hand) if",
+            REPLICATOR,
+            "        entry = await access.stat(placed.path) if",
             "        if _WROTE.get(placed.path) == opened.info.etag:\n            return Unchanged(placed.path)\n"
-            "        _WROTE[placed.path] = opened.info.etag\n        entry = await self._stat(placed, hand) if",
+            "        _WROTE[placed.path] = opened.info.etag\n        entry = await access.stat(placed.path) if",
         ),
-        Edit("engine.py", "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_WROTE: dict[str, str] = {}\n"),
+        Edit(REPLICATOR, "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_WROTE: dict[str, str] = {}\n"),
     ),
     "rule 6: a stat is remembered": (
         Edit(
-            "engine.py",
-            "entry = await self._stat(placed, hand) if wants_stat(change, hand.attempt) else None",
+            REPLICATOR,
+            "entry = await access.stat(placed.path) if wants_stat(change, access.hand.attempt) else None",
             "entry = _SEEN.get(placed.path)\n"
-            "        if entry is None and wants_stat(change, hand.attempt):\n"
-            "            entry = await self._stat(placed, hand)\n"
+            "        if entry is None and wants_stat(change, access.hand.attempt):\n"
+            "            entry = await access.stat(placed.path)\n"
             "            _SEEN[placed.path] = entry",
         ),
-        Edit("engine.py", "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_SEEN: dict[str, Entry | None] = {}\n"),
+        Edit(REPLICATOR, "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_SEEN: dict[str, Entry | None] = {}\n"),
     ),
     "rule 7: a burial leaves no check": (
         Edit(
@@ -123,7 +126,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "an absent object is deleted by its event": (
         Edit(
-            "engine.py",
+            REPLICATOR,
             "        opened = await self.source.open(change.ref)\n        if isinstance",
             "        opened = await self.source.open(change.ref)\n"
             '        if change.kind == "delete":\n            opened = Gone("no-such-key")\n        if isinstance',
@@ -137,14 +140,14 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "older sequencers are skipped": (
         Edit(
-            "engine.py",
+            REPLICATOR,
             "        hand.debt.placed = True\n",
             "        hand.debt.placed = True\n"
             '        if (change.sequencer or "") < _LAST.get(change.ref, ""):\n'
             '            return Ignored("older than what was done")\n'
             '        _LAST[change.ref] = change.sequencer or ""\n',
         ),
-        Edit("engine.py", "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_LAST: dict[ObjectRef, str] = {}\n"),
+        Edit(REPLICATOR, "MAX_ROUNDS = 5\n", "MAX_ROUNDS = 5\n_LAST: dict[ObjectRef, str] = {}\n"),
     ),
     "ack before the work": (
         Edit(
@@ -155,7 +158,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "delete on 403": (
         Edit(
-            "engine.py",
+            REPLICATOR,
             "        opened = await self.source.open(change.ref)\n        if isinstance",
             "        try:\n            opened = await self.source.open(change.ref)\n"
             "        except S3nsyncError as error:\n"
@@ -165,7 +168,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "delete on NoSuchBucket": (
         Edit(
-            "engine.py",
+            REPLICATOR,
             "        opened = await self.source.open(change.ref)\n        if isinstance",
             "        try:\n            opened = await self.source.open(change.ref)\n"
             "        except S3nsyncError as error:\n"
@@ -182,21 +185,21 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "a repeated write is not told": (
         Edit("netstorage/calls.py", "return doubt.unanswered\n        raise", "return False\n        raise"),
-        Edit("engine.py", "self.ambiguous |= self.pending\n        self.sent", "self.sent"),
+        Edit(DEBT, "self.ambiguous |= self.pending\n        self.sent", "self.sent"),
     ),
     "an unanswered write counts as refused": (
-        Edit("engine.py", "refused = isinstance(error, TargetError) and not error.ambiguous", "refused = True"),
-        Edit("engine.py", "self.ambiguous |= self.pending or error.ambiguous", "self.ambiguous |= self.pending"),
+        Edit(DEBT, "refused = isinstance(error, TargetError) and not error.ambiguous", "refused = True"),
+        Edit(DEBT, "self.ambiguous |= self.pending or error.ambiguous", "self.ambiguous |= self.pending"),
         Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = attempt > 2 or debt.may_land"),
     ),
     "no digest is declared": (
-        Edit("engine.py", "    match digest.algorithm:\n", "    return {}\n    match digest.algorithm:\n"),
+        Edit(ACCESS, "    match digest.algorithm:\n", "    return {}\n    match digest.algorithm:\n"),
     ),
     "no size is declared where the digest comes at the end": (
-        Edit("engine.py", "                size=size_bytes,\n                at_end", "                at_end"),
+        Edit(ACCESS, "            size=size_bytes,\n", "            size=None if at_end else size_bytes,\n"),
     ),
     "no look after an upload without a digest": (
-        Edit("engine.py", "if entry is not None and entry.md5 == digest.hexdigest():", "if True:"),
+        Edit(UPLOADS, "if entry is not None and entry.md5 == digest.hexdigest():", "if True:"),
     ),
     "keys are decoded twice": (
         Edit("events.py", 'return unquote_plus(key, errors="strict")', "return unquote_plus(unquote_plus(key))"),
@@ -206,7 +209,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "an archived object is taken for a deleted one": (
         Edit(
-            "engine.py",
+            REPLICATOR,
             "        opened = await self.source.open(change.ref)\n        if isinstance",
             "        try:\n            opened = await self.source.open(change.ref)\n"
             "        except S3nsyncError as error:\n"
@@ -233,7 +236,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "checks are acked unseen": (
         Edit(
-            "engine.py",
+            REPLICATOR,
             "        hand.debt.placed = True\n",
             '        if change.kind == "check":\n            return Ignored("surely fine")\n'
             "        hand.debt.placed = True\n",
@@ -246,7 +249,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
 SECOND_LINES: Mapping[str, tuple[Edit, ...]] = {
     "rule 2: no lease is checked after the answer": (
         Edit(
-            "engine.py",
+            REPLICATOR,
             "            hand.check()\n            if not isinstance(outcome,",
             "            if not isinstance(outcome,",
         ),
