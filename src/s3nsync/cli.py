@@ -24,7 +24,7 @@ import structlog
 import typer
 from rich.console import Console
 
-from s3nsync import __version__, cli_ns, cli_sync, failed
+from s3nsync import __version__, cli_ns, cli_sync, cli_verify, failed
 from s3nsync.app import App, assemble, resolve
 from s3nsync.config import load
 from s3nsync.errors import ConfigError
@@ -237,7 +237,7 @@ def status(
     finish(ui, lambda: run_async(show()))
 
 
-app.command()(cli_sync.verify)
+app.command()(cli_verify.verify)
 app.command()(cli_sync.sync)
 
 

@@ -1,0 +1,201 @@
+"""What verify and sync share: which routes are looked at, where Changes go, and how progress is shown.
+
+Changes go to the bulk queue for the workers or, with `--direct`, to a worker of this very process (`direct`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import typer
+
+from s3nsync.app import App, assemble
+from s3nsync.direct import Direct, working
+from s3nsync.errors import ConfigError
+from s3nsync.events import Burial
+from s3nsync.figures import human_bytes, settled_name
+from s3nsync.model import Change, Copied, ObjectRef, Report, Route
+from s3nsync.settings import Settings
+from s3nsync.sides import Selection
+from s3nsync.ui import Advance, Ui
+
+RouteNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--route", metavar="ROUTE", help="Only this one: its number, bucket or bucket/prefix. May be repeated."
+    ),
+]
+Prefix = Annotated[str, typer.Option("--prefix", help="Only keys that begin so.")]
+Include = Annotated[
+    list[str] | None, typer.Option("--include", metavar="PATTERN", help="Only keys that match. May be repeated.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Not these keys. May be repeated; wins.")
+]
+Inventory = Annotated[
+    str,
+    typer.Option("--inventory", metavar="S3URL", help="The manifest.json of an S3 Inventory to read, not the listing."),
+]
+InProcess = Annotated[bool, typer.Option("--direct", help="Copy in this process; without it the workers do.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+
+# --- where Changes go ------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Hands:
+    """Where Changes go, and what became of those that this process worked on itself."""
+
+    app: App
+    send: Callable[[Sequence[Change]], Awaitable[None]]
+    finish: Callable[[], Awaitable[None]]
+    direct: bool
+    outcomes: Counter[str] = field(default_factory=Counter)
+    copied_bytes: int = 0
+    checks: int = 0
+    failures: int = 0
+
+    @property
+    def done(self) -> int:
+        """How many keys are finished with."""
+        return sum(count for name, count in self.outcomes.items() if name not in {"retry", "lease_lost"})
+
+    def facts(self) -> dict[str, object]:
+        """Give what became of them as plain data."""
+        if not self.direct:
+            return {}
+        return {"outcomes": dict(self.outcomes), "copied_bytes": self.copied_bytes, "checks_awaited": self.checks}
+
+    def words(self) -> str:
+        """Give the same in words."""
+        if not self.outcomes:
+            return ""
+        told = ", ".join(f"{count:,} {name}" for name, count in sorted(self.outcomes.items()))
+        checks = f"; {self.checks} unanswered writes were looked at again after the grace" if self.checks else ""
+        return f"\nDone here: {told}, {human_bytes(self.copied_bytes)} copied{checks}."
+
+
+async def _nothing(_changes: Sequence[Change] = ()) -> None:
+    """Do nothing: a dry run."""
+
+
+@asynccontextmanager
+async def open_hands(ui: Ui, settings: Settings, *, writes: bool, direct: bool) -> AsyncIterator[Hands]:
+    """Open both sides and, if anything is to be written, the way there."""
+    async with AsyncExitStack() as stack:
+        if writes and direct:
+            yield await _directopen_hands(ui, settings, stack)
+            return
+        app = await stack.enter_async_context(assemble(settings, report=lambda _report: None))
+        bulk = app.queues.get("bulk")
+        if writes and bulk is None:
+            raise ConfigError("there is no bulk queue", hint="set queues.bulk, or copy in this process: --direct")
+        if writes and bulk is not None:
+            await bulk.probe()
+        yield Hands(app, _nothing if bulk is None or not writes else bulk.send, _nothing, direct=False)
+
+
+async def _directopen_hands(ui: Ui, settings: Settings, stack: AsyncExitStack) -> Hands:
+    hands: list[Hands] = []
+
+    def report(settled: Report) -> None:
+        if settled.queue == "bulk":
+            hands[0].outcomes[settled_name(settled)] += 1
+            if isinstance(settled.outcome, Copied):
+                hands[0].copied_bytes += settled.outcome.size_bytes
+
+    def bury(burial: Burial) -> None:
+        hands[0].failures += 1
+        ui.say(
+            "failed",
+            f"failed       {burial.ref}\n{'':12} {burial.reason}\n{'':12} {burial.hint}",
+            name=str(burial.ref),
+            reason=burial.reason,
+            hint=burial.hint,
+            attempts=burial.attempts,
+        )
+
+    work: Direct = await stack.enter_async_context(working(settings, report=report, on_burial=bury))
+
+    def say_checks(count: int) -> None:
+        hands[0].checks = count
+        if count:
+            ui.note(f"{count} unanswered writes are looked at again after the grace ({settings.worker.grace_s} s)")
+
+    hands.append(Hands(work.app, work.bulk.send, lambda: work.finished(say_checks), direct=True))
+    return hands[0]
+
+
+def choose(routes: Sequence[Route], names: Sequence[str], selection: Selection) -> tuple[Route, ...]:
+    """Give the routes that are named, or all, as far as the selection leaves anything of them; raises ConfigError."""
+    known = [f"{number}  {each.bucket}/{each.prefix}" for number, each in enumerate(routes, 1)]
+    chosen: dict[Route, None] = {}
+    for name in names:
+        found = [
+            each
+            for number, each in enumerate(routes, 1)
+            if name in {str(number), each.bucket, f"{each.bucket}/{each.prefix}"}
+        ]
+        if not found:
+            raise ConfigError(f"there is no route {name!r}", hint="the routes are: " + "; ".join(known))
+        chosen.update(dict.fromkeys(found))
+    left = tuple(each for each in (chosen or routes) if selection.meets(each))
+    if not left:
+        raise ConfigError(f"no route takes keys that begin with {selection.prefix!r}", hint="; ".join(known))
+    return left
+
+
+def ref_of(url: str) -> ObjectRef | None:
+    """Read `s3://bucket/key`; None if it is empty."""
+    if not url:
+        return None
+    bucket, slash, key = url.removeprefix("s3://").partition("/")
+    if not (url.startswith("s3://") and bucket and slash and key):
+        raise ConfigError(f"{url!r} is no object", hint="write s3://bucket/path/manifest.json")
+    return ObjectRef(bucket, key)
+
+
+# --- progress --------------------------------------------------------------------------------------------------
+
+TICK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How far things are; `total` is None as long as nobody knows it."""
+
+    objects: int
+    size_bytes: int
+    more: str
+    total: int | None = None
+
+
+@contextmanager
+def showing(ui: Ui, title: str, look: Callable[[], Shown]) -> Iterator[None]:
+    """Show progress on a terminal for the length of the block: objects, bytes, rate and time left."""
+    with ui.progress(title) as advance:
+        ticking = asyncio.create_task(_tick(advance, look)) if ui.is_watched else None
+        try:
+            yield
+        finally:
+            if ticking is not None:
+                ticking.cancel()
+
+
+async def _tick(advance: Advance, look: Callable[[], Shown]) -> None:
+    began_s, shown = time.monotonic(), 0
+    while True:
+        await asyncio.sleep(TICK_S)
+        now = look()
+        rate = now.objects / (time.monotonic() - began_s)
+        left = f", {(now.total - now.objects) / rate:.0f} s left" if now.total is not None and rate else ""
+        note = f"{human_bytes(now.size_bytes)}, {rate:,.0f} objects/s, {now.more}{left}"
+        advance(now.objects - shown, total=now.total, note=note)
+        shown = now.objects
