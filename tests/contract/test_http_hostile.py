@@ -1014,15 +1014,20 @@ async def test_no_connection_is_said_with_nothing_sent() -> None:
     async def says_nothing(peer: Peer) -> None:
         await peer.rest()
 
+    async def hangs_up(peer: Peer) -> None:
+        await peer.exactly(1)
+
     async with (
         client(connect_s=0.4) as http,
         hostile(speaks_no_tls) as no_tls,
+        hostile(hangs_up) as gone,
         hostile(says_nothing) as silent,
     ):
         for origin, why in (
             (Origin("http", "127.0.0.1", _closed_port()), "no connection"),
             (Origin("http", "no-such-host.invalid", 80), "no connection"),
             (Origin("https", "127.0.0.1", no_tls.origin.port), "no TLS"),
+            (Origin("https", "127.0.0.1", gone.origin.port), "no connection: .*(hung up|reset)"),
             (Origin("https", "127.0.0.1", silent.origin.port), r"within 0\.4 s"),
         ):
             with pytest.raises(ConnectFailed, match=why) as caught:

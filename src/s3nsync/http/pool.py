@@ -153,4 +153,4 @@ class Pool:
             return ConnectFailed(f"{self.origin}: no TLS: {error.reason or error}", hint=hint)
         if isinstance(error, TimeoutError):
             return ConnectFailed(f"{self.origin}: no connection{by} within {self.timeouts.connect_s:g} s")
-        return ConnectFailed(f"{self.origin}: no connection{by}: {error}")
+        return ConnectFailed(f"{self.origin}: no connection{by}: {str(error) or 'the peer hung up'}")
