@@ -41,6 +41,13 @@ resource "aws_s3_bucket_notification" "source" {
     }
   }
 
+  lifecycle {
+    precondition { # AWS General Reference, "Amazon S3 endpoints and quotas": 100 event notifications for each bucket
+      condition     = local.by_eventbridge || length(local.prefixes[each.key]) * length(local.suffixes) <= 100
+      error_message = "Bucket ${each.key}: ${length(local.prefixes[each.key])} prefixes, each with ${length(local.suffixes)} suffixes, and S3 takes 100 notifications for a bucket. Leave event_suffixes out, or use event_path = \"eventbridge\"."
+    }
+  }
+
   depends_on = [aws_lambda_permission.s3, terraform_data.bucket_is_free] # S3 tries the permission when this is set
 }
 
