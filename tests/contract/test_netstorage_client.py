@@ -726,7 +726,7 @@ async def test_making_a_directory_that_exists_is_fine_but_not_over_a_file() -> N
 
 async def test_a_rename_whose_answer_was_lost_is_recognised() -> None:
     """Source gone and destination there, after a repeat: the first try did it."""
-    async with rig("reset", Reply(404), xml("b")) as (netstorage, r):
+    async with rig("reset", Reply(404), xml("b"), Reply(404)) as (netstorage, r):
         assert await netstorage.rename("/1/a", "/1/b") == Applied(repeated=True)
     assert r.peer.requests[0].action["destination"] == "/1/b"
     assert "destination=%2F1%2Fb" in r.peer.requests[0].headers["x-akamai-acs-action"]
@@ -737,6 +737,17 @@ async def test_a_rename_whose_answer_was_lost_is_recognised() -> None:
         with pytest.raises(TargetMissing):
             await netstorage.rename("/1/a", "/1/b")
     assert r.peer.actions == ["rename"]
+
+
+async def test_a_rename_that_found_its_own_destination_is_recognised() -> None:
+    """A server may look at the destination first: a repeat then gets 409 for what the first try did."""
+    async with rig("reset", Reply(409), xml("b"), Reply(404)) as (netstorage, r):
+        assert await netstorage.rename("/1/a", "/1/b") == Applied(repeated=True)
+    assert r.peer.actions == ["rename", "rename", "stat", "stat"]
+    for replies in ([Reply(409)], ["reset", Reply(409), xml("b"), xml("a")], ["reset", Reply(409), Reply(404)]):
+        async with rig(*replies) as (netstorage, _):
+            with pytest.raises(TargetConflict):
+                await netstorage.rename("/1/a", "/1/b")
 
 
 async def test_quick_delete_needs_the_path_twice() -> None:

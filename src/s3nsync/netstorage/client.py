@@ -151,11 +151,15 @@ class NetStorage:
         doubt = Doubt()
         try:
             return Applied(await self._caller.write(call, doubt))
-        except TargetMissing:
-            # The first try may have done it, and only its answer was lost.
-            if doubt.unanswered and await self.stat(destination) is not None:
+        except (TargetMissing, TargetConflict):
+            # The first try may have done it, and only its answer was lost: which of the two a second one then gets
+            # depends on the name that the server looks at first.
+            if doubt.unanswered and await self._is_moved(source, destination):
                 return Applied(repeated=True)
             raise
+
+    async def _is_moved(self, source: str, destination: str) -> bool:
+        return await self.stat(destination) is not None and await self.stat(source) is None
 
     async def make_parents(self, path: str, *, guard: Callable[[], None] = nothing) -> bool:
         """Make the directories above `path` that are missing (FileStore needs them); False if they were all there."""
