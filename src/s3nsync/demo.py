@@ -1,6 +1,7 @@
 """`s3nsync demo`: create, overwrite and delete objects in S3, break a few things, and prove both sides identical.
 
-The story runs on the stage of `dev` (every part real, see there) in three acts. After each, the demo waits until
+The story runs on the stage of `dev` (every part real, see there): three acts of live events, and two of what was there
+before them and of damage on NetStorage (`demo_proof`). After each, the demo waits until
 NetStorage holds exactly what S3 holds, comparing every object's bytes by its own means: the expected path is spelled
 out here, not taken from the product. Reports of the worker give the table its outcome, proof, attempts and lag: the
 time from S3's answer to the write until NetStorage had confirmed the copy.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from s3nsync import demo_proof
 from s3nsync.app import App, assemble
 from s3nsync.config import load
 from s3nsync.dev import BUCKET, CPCODE, DIRECTORY, REGION, Stage, stage
@@ -78,6 +80,9 @@ class Story:
     created: int = 0
     overwritten: int = 0
     deleted: int = 0
+    synced: int = 0
+    damage_found: dict[str, int] = field(default_factory=dict)
+    verdict: str = ""
 
     def in_order(self) -> list[Line]:
         """Give the lines by name."""
@@ -93,7 +98,7 @@ class Story:
         """Note what the worker reports; checks confirm, they are no new write."""
         key = report.change.ref.key if report.change is not None else ""
         line = self.lines.get(key)
-        if line is None or report.queue != "live":
+        if line is None or report.queue == "check":
             return
         line.attempts = max(line.attempts, report.attempt)
         line.outcome = "buried" if report.verb == "bury" else outcome_name(report.outcome)
@@ -102,7 +107,7 @@ class Story:
                 line.proof = proof
             case Retry(reason=reason):
                 line.note = f"{reason.partition(':')[0]} at first"
-        if report.verb == "ack":
+        if report.verb == "ack" and report.queue == "live":
             line.lag_s = round(max(0.0, time.time() - self.written_s[key]), 3)
             self.lags_s.append(line.lag_s)
             if report.ambiguous:
@@ -139,6 +144,10 @@ async def run_demo(*, as_json: bool, console: Console, progress: Console) -> boo
             await _converge(scene)
         with _timed(progress, "wait for the second looks that the broken uploads owe"):
             await _until(lambda: _is_settled(app), "the queues did not come to rest")
+        with _timed(progress, f"sync {len(demo_proof.BEFORE)} objects that were there before the events"):
+            await _sync_the_past(scene, story, app)
+        with _timed(progress, "damage 4 files on NetStorage, find them by verify, have them repaired, verify again"):
+            await _damage_and_repair(scene, story, app)
         differences = await asyncio.to_thread(differing, scene)
         burials = await asyncio.to_thread(_buried, scene)
         summary = _summary(story, scene, burials, differences, time.monotonic() - started_s)
@@ -148,7 +157,7 @@ async def run_demo(*, as_json: bool, console: Console, progress: Console) -> boo
                 console.print(json.dumps(line, ensure_ascii=False), soft_wrap=True, markup=False, highlight=False)
         else:
             _show(console, story, summary, burials, differences)
-        return not differences and len(burials) == 1
+        return not differences and len(burials) == 1 and story.verdict == "clean"
 
 
 @asynccontextmanager
@@ -221,6 +230,31 @@ def _delete(scene: Stage, story: Story) -> None:
         story.wrote(key, "deleted", 0)
         story.deleted += 1
     _put(scene, story, FORBIDDEN, 12, "created")
+
+
+async def _sync_the_past(scene: Stage, story: Story, app: App) -> None:
+    await asyncio.to_thread(demo_proof.put_unseen, scene, 4096)
+    for key in demo_proof.BEFORE:
+        story.wrote(key, "there before", 4096)
+    story.synced = sum((await demo_proof.sync(app)).sent.values())
+    await _converge(scene)
+    await _until(lambda: _is_settled(app), "the queues did not come to rest")
+    _must_be_clean(await demo_proof.verify(app))
+
+
+async def _damage_and_repair(scene: Stage, story: Story, app: App) -> None:
+    await demo_proof.damage(app)
+    found = await demo_proof.verify(app)
+    story.damage_found = found.kinds
+    await demo_proof.repair(app, found)
+    await _converge(scene)
+    await _until(lambda: _is_settled(app), "the queues did not come to rest")
+    story.verdict = (await demo_proof.verify(app)).tally.verdict
+
+
+def _must_be_clean(proof: demo_proof.Proof) -> None:
+    if proof.tally.verdict != "clean":
+        raise S3nsyncError(f"verify found differences after sync: {proof.kinds}", hint="see the log lines above")
 
 
 # --- looking ---------------------------------------------------------------------------------------------------
@@ -297,6 +331,9 @@ def _summary(
         "overwritten": story.overwritten,
         "deleted": story.deleted,
         "buried": len(burials),
+        "synced": story.synced,
+        "damage_found": story.damage_found,
+        "verify": story.verdict,
         "identical": not differences,
         "lag_p50_s": round(percentile(story.lags_s, 0.50), 3),
         "lag_p99_s": round(percentile(story.lags_s, 0.99), 3),
@@ -350,6 +387,8 @@ def _show(
         f"Both sides are {verdict}: {summary['objects']} objects, {summary['size_bytes']:,} bytes, all compared.\n"
         f"{summary['created']} created, {summary['overwritten']} overwritten, {summary['deleted']} deleted, "
         f"{summary['buried']} buried; faults survived: {_counted(summary['faults'])}.\n"
+        f"{summary['synced']} that were there before were synced; damage found by verify and repaired: "
+        f"{_counted(summary['damage_found'])}; verify now says: {summary['verify']}.\n"
         f"Lag from S3 to NetStorage: p50 {summary['lag_p50_s']} s, p99 {summary['lag_p99_s']} s. "
         f"All in {summary['seconds']} s.\n"
         "To try it by hand: `make dev` (s3nsync dev). How it works: docs/design.md.",

@@ -418,5 +418,7 @@ def test_the_demo_proves_both_sides_identical(tmp_path: Path, scene: Stage) -> N
     assert (summary["created"], summary["overwritten"], summary["deleted"], summary["buried"]) == (34, 8, 7, 1)
     assert summary["identical"] is True
     assert summary["faults"] == {"status": 1, "reset": 1}
+    assert (summary["synced"], summary["verify"]) == (12, "clean")
+    assert summary["damage_found"] == {"different": 2, "extra": 1, "missing": 1}
     assert {line["key"]: line["proof"] for line in lines[:-1]}["film/master 4K.mov"] == "sha256 at end"
     assert scene.key not in done.stdout
