@@ -5,7 +5,8 @@
 
 Each world has a bucket, queues and an emulator of its own, so that worlds share nothing but ministack. There is no
 Lambda: `put` and `delete` change S3 and put the Change on a queue themselves. Nothing is encrypted, since the proxies
-must see where messages begin. What the test itself does goes past the proxies.
+must see where messages begin. What the test itself does goes past the proxies, and in a thread wherever it waits for
+AWS: the wires run on the test's event loop, and a call that blocks it is a world that stands still.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
@@ -28,6 +30,9 @@ from s3nsync.emulator import Emulator
 from s3nsync.events import Burial, decode_burial, dedup_id, encode, group_id
 from s3nsync.model import Change, Kind, ObjectRef
 from worker_process import Process
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import CompletedMultipartUploadTypeDef
 
 CPCODE = "123456"
 DIRECTORY = "mirror"
@@ -86,7 +91,7 @@ class World:
                 await self.until(lambda: len(self.cloud.seen(RECEIVE)) > asked)
                 await self.leave(process)
         except BaseException:
-            print(process.text, self.owed(), self.cloud.exchanges[-5:], self.netstorage.exchanges[-5:])  # noqa: T201
+            print(process.text, await self.owed(), self.cloud.exchanges[-5:], self.netstorage.exchanges[-5:])  # noqa: T201
             raise
         finally:
             self.cloud.clear()
@@ -104,36 +109,40 @@ class World:
 
     # --- S3 and its events ---
 
-    def put(self, key: str, body: bytes, *, queue: str = "live", kind: Kind = "put", parts: bool = False) -> None:
+    async def put(self, key: str, body: bytes, *, queue: str = "live", kind: Kind = "put", parts: bool = False) -> None:
         """Write an object, with `parts` by a multipart upload, whose ETag is no digest; and tell the queue."""
-        s3, at = self.aws.s3, {"Bucket": self.bucket, "Key": key}
-        if parts:
-            upload = s3.create_multipart_upload(**at)["UploadId"]  # type: ignore[arg-type]
-            etag = s3.upload_part(**at, UploadId=upload, PartNumber=1, Body=body)["ETag"]  # type: ignore[arg-type]
-            whole = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
-            s3.complete_multipart_upload(**at, UploadId=upload, MultipartUpload=whole)  # type: ignore[arg-type]
-        else:
-            s3.put_object(**at, Body=body)  # type: ignore[arg-type]
+        await asyncio.to_thread(self._write_parts if parts else self._write, key, body)
         self._expected[key] = body
-        self.tell(key, kind, queue=queue)
+        await self.tell(key, kind, queue=queue)
 
-    def delete(self, key: str, *, queue: str = "live") -> None:
+    def _write(self, key: str, body: bytes) -> None:
+        self.aws.s3.put_object(Bucket=self.bucket, Key=key, Body=body)
+
+    def _write_parts(self, key: str, body: bytes) -> None:
+        s3, bucket = self.aws.s3, self.bucket
+        upload = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        etag = s3.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=body)["ETag"]
+        whole: CompletedMultipartUploadTypeDef = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
+        s3.complete_multipart_upload(Bucket=bucket, Key=key, UploadId=upload, MultipartUpload=whole)
+
+    async def delete(self, key: str, *, queue: str = "live") -> None:
         """Remove an object and tell the queue."""
-        self.aws.s3.delete_object(Bucket=self.bucket, Key=key)
+        await asyncio.to_thread(self.aws.s3.delete_object, Bucket=self.bucket, Key=key)
         self._expected.pop(key, None)
-        self.tell(key, "delete", queue=queue)
+        await self.tell(key, "delete", queue=queue)
 
-    def tell(self, key: str, kind: Kind, *, queue: str = "live") -> None:
+    async def tell(self, key: str, kind: Kind, *, queue: str = "live") -> None:
         """Put a Change on a queue."""
         change = Change(ObjectRef(self.bucket, key), kind)
-        self.aws.sqs.send_message(
+        await asyncio.to_thread(
+            self.aws.sqs.send_message,
             QueueUrl=self.queues[queue],
             MessageBody=encode(change),
             MessageGroupId=group_id(change.ref),
             MessageDeduplicationId=dedup_id(change, fresh=str(next(self._ids))),
         )
 
-    def tell_all(self, keys: Sequence[str], kind: Kind) -> None:
+    async def tell_all(self, keys: Sequence[str], kind: Kind) -> None:
         """Put a Change for each key on the live queue, in batches."""
         for start in range(0, len(keys), 10):
             changes = [Change(ObjectRef(self.bucket, key), kind) for key in keys[start : start + 10]]
@@ -146,7 +155,11 @@ class World:
                 }
                 for number, change in enumerate(changes)
             ]
-            answer = self.aws.sqs.send_message_batch(QueueUrl=self.queues["live"], Entries=entries)  # type: ignore[arg-type]
+            answer = await asyncio.to_thread(
+                self.aws.sqs.send_message_batch,
+                QueueUrl=self.queues["live"],
+                Entries=entries,  # type: ignore[arg-type]
+            )
             assert not answer.get("Failed")
 
     def forget(self, key: str) -> None:
@@ -155,31 +168,35 @@ class World:
 
     # --- what has become of it ---
 
-    def depth(self, queue: str) -> int:
+    async def owed(self) -> dict[str, int]:
+        """Give the queues that hold messages, with their number."""
+        depths = {name: await asyncio.to_thread(self._depth, name) for name in ("live", "bulk", "check")}
+        return {name: depth for name, depth in depths.items() if depth}
+
+    def _depth(self, queue: str) -> int:
         """Count a queue's messages: visible, in flight and delayed."""
         names = ["", "NotVisible", "Delayed"]
         wanted = [f"ApproximateNumberOfMessages{name}" for name in names]
         found = self.aws.sqs.get_queue_attributes(QueueUrl=self.queues[queue], AttributeNames=wanted)["Attributes"]  # type: ignore[arg-type]
         return sum(int(each) for each in found.values())
 
-    def owed(self) -> dict[str, int]:
-        """Give the queues that hold messages, with their number."""
-        depths = {name: self.depth(name) for name in ("live", "bulk", "check")}
-        return {name: depth for name, depth in depths.items() if depth}
-
-    def burials(self) -> list[Burial]:
+    async def burials(self) -> list[Burial]:
         """Read what is on the dead-letter queue, once."""
-        answer = self.aws.sqs.receive_message(QueueUrl=self.queues["dead"], MaxNumberOfMessages=10)
+        receive = self.aws.sqs.receive_message
+        answer = await asyncio.to_thread(receive, QueueUrl=self.queues["dead"], MaxNumberOfMessages=10)
         found = (decode_burial(message["Body"]) for message in answer.get("Messages", []))
         return [each for each in found if each is not None]
 
-    def end_leases(self) -> None:
+    async def end_leases(self) -> None:
         """Let every lease that a dead worker held end now, by the receipts that its proxy saw; saves their seconds."""
-        for exchange in self.cloud.seen(RECEIVE):
-            found = json.loads(exchange.body or b"{}").get("Messages", [])
-            for url, receipt in itertools.product(self.queues.values(), (each["ReceiptHandle"] for each in found)):
-                with suppress(ClientError):  # another queue's, or acked since
-                    self.aws.sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=0)
+        answers = [json.loads(exchange.body or b"{}") for exchange in self.cloud.seen(RECEIVE)]
+        receipts = [message["ReceiptHandle"] for answer in answers for message in answer.get("Messages", [])]
+        await asyncio.to_thread(self._let_go, receipts)
+
+    def _let_go(self, receipts: Sequence[str]) -> None:
+        for url, receipt in itertools.product(self.queues.values(), receipts):
+            with suppress(ClientError):  # another queue's, or acked since
+                self.aws.sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=0)
 
     def uploads(self, key: str) -> int:
         """Count the uploads of this key that NetStorage has heard of."""
@@ -194,23 +211,26 @@ class World:
         found = self.emulator.snapshot().get(self.path(key))
         return None if found is None else found.read()
 
-    def differing(self) -> list[str]:
+    async def differing(self) -> list[str]:
         """Compare every byte on both sides; the bucket's own listing must be what the test put there."""
-        pages = self.aws.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
-        assert {each["Key"] for page in pages for each in page.get("Contents", [])} == self._expected.keys()
+        assert await asyncio.to_thread(self._listing) == self._expected.keys()
         expected = {self.path(key): _digest(body) for key, body in self._expected.items() if ".." not in key}
         found = {path: _digest(each.read()) for path, each in self.emulator.snapshot().items()}
         return sorted(path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
 
+    def _listing(self) -> set[str]:
+        pages = self.aws.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        return {each["Key"] for page in pages for each in page.get("Contents", [])}
+
     async def settled(self, within_s: float = WITHIN_S) -> None:
         """Wait until no queue owes anything, and both sides are equal then."""
         await self.emptied("live", "bulk", "check", within_s=within_s)
-        assert self.differing() == []
+        assert await self.differing() == []
 
     async def emptied(self, *queues: str, within_s: float = WITHIN_S) -> None:
-        """Wait until these queues hold nothing; asked in a thread, lest the wires stand still meanwhile."""
+        """Wait until these queues hold nothing."""
         async with asyncio.timeout(within_s):
-            while any([await asyncio.to_thread(self.depth, queue) for queue in queues]):
+            while not (await self.owed()).keys().isdisjoint(queues):
                 await asyncio.sleep(0.05)
 
     async def until(self, holds: Callable[[], bool], within_s: float = WITHIN_S) -> None:

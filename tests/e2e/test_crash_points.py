@@ -140,35 +140,35 @@ SHORT = {
 }
 
 
-def _trigger(moment: Moment, world: World) -> None:
+async def _trigger(moment: Moment, world: World) -> None:
     """Change S3 and tell a queue, as the story goes."""
     match moment.story:
         case "stream":
-            world.put("key", LARGE)
+            await world.put("key", LARGE)
         case "trailers":
-            world.put("key", LARGE, parts=True)
+            await world.put("key", LARGE, parts=True)
         case "delete":
-            world.delete("key")
+            await world.delete("key")
         case "forbidden":
-            world.put("bad/../key", SMALL)
+            await world.put("bad/../key", SMALL)
         case "bulk":
-            world.put("key", SMALL, queue="bulk")
+            await world.put("key", SMALL, queue="bulk")
         case "check":
-            world.put("key", SMALL, queue="check", kind="check")
+            await world.put("key", SMALL, queue="check", kind="check")
         case _:
-            world.put("key", SMALL)
+            await world.put("key", SMALL)
 
 
 async def _reach(moment: Moment, world: World, process: Process) -> Injection:
     """Bring the worker to the moment; everything stands still there."""
     if moment.story == "delete":
-        world.put("key", SMALL)
+        await world.put("key", SMALL)
         await world.settled()
     anchor = world.netstorage.hold(UPLOAD, side="answer") if moment.story in ("extend", "drain") else None
     wire = world.cloud if moment.request in (RECEIVE, GET, HEAD, ACK, VISIBILITY, CHECK, BURY) else world.netstorage
     hold = wire.hold(moment.request, side=moment.side, at=moment.at)
     if moment.story != "again":
-        _trigger(moment, world)
+        await _trigger(moment, world)
     if anchor is not None:
         await anchor.reached()
     if moment.story == "drain":
@@ -180,8 +180,9 @@ async def _reach(moment: Moment, world: World, process: Process) -> Injection:
 async def _die(moment: Moment, world: World) -> Injection:
     """Run a worker up to the moment, and kill it there."""
     if moment.story == "again":
-        _trigger(moment, world)
-        world.aws.sqs.receive_message(QueueUrl=world.queues["live"], VisibilityTimeout=0)
+        await _trigger(moment, world)
+        receive = world.aws.sqs.receive_message
+        await asyncio.to_thread(receive, QueueUrl=world.queues["live"], VisibilityTimeout=0)
     process = Process("run", world.env(S3NSYNC_WORKER_BUFFER_BYTES="65536", S3NSYNC_WORKER_DRAIN_S="1"), world.folder)
     try:
         hold = await _reach(moment, world, process)
@@ -216,14 +217,14 @@ async def test_a_worker_killed_at_this_moment_loses_nothing(moment: Moment, aws:
     """The message is owed until the copy is proven and acked, and the next worker does what is left to do."""
     async with wired(aws, tmp_path) as world:
         await _die(moment, world)
-        assert world.owed() == moment.owes
+        assert await world.owed() == moment.owes
         await _meet_fate(moment, world)
-        world.end_leases()
+        await world.end_leases()
         async with world.worker(S3NSYNC_WORKER_BUFFER_BYTES="65536") as process:
             await world.settled()
         assert _outcomes(process) == list(moment.then)
         assert world.uploads("key") == moment.uploads
-        assert [each.attempts > 0 for each in world.burials()] == [True] * (moment.story == "forbidden")
+        assert [each.attempts > 0 for each in await world.burials()] == [True] * (moment.story == "forbidden")
 
 
 @pytest.mark.parametrize("moment", LATE, ids=lambda moment: moment.name)
@@ -231,12 +232,12 @@ async def test_what_lands_late_is_mended_by_the_next_workers_check(moment: Momen
     """A dead worker's write that comes after its successor's ack stays for a grace, not for good (G4)."""
     async with wired(aws, tmp_path, grace_s=4) as world:
         await _die(moment, world)
-        world.put("key", NEWER)
-        world.end_leases()
+        await world.put("key", NEWER)
+        await world.end_leases()
         async with world.worker():
             await world.emptied("live")
             assert world.stored("key") == NEWER
-            assert world.owed() == {"check": 1}
+            assert await world.owed() == {"check": 1}
             world.netstorage.clear()
             await world.until(lambda: world.stored("key") != NEWER)
             await world.settled()
@@ -248,7 +249,7 @@ async def test_an_object_overwritten_while_nobody_works_arrives_too(moment: Mome
     async with wired(aws, tmp_path) as world:
         await _die(moment, world)
         await _meet_fate(moment, world)
-        world.put("bad/../key" if moment.story == "forbidden" else "key", NEWER)
-        world.end_leases()
+        await world.put("bad/../key" if moment.story == "forbidden" else "key", NEWER)
+        await world.end_leases()
         async with world.worker(S3NSYNC_WORKER_BUFFER_BYTES="65536"):
             await world.settled()

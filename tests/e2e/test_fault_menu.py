@@ -72,18 +72,18 @@ async def test_task_credentials_that_expire_are_renewed_without_a_failed_change(
         role = f"http://127.0.0.1:{ecs.origin.port}/role"
         nothing = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
         async with world.worker(**nothing, AWS_CONTAINER_CREDENTIALS_FULL_URI=role) as process:
-            world.put("before", b"1")
+            await world.put("before", b"1")
             await world.settled()
             assert len(given) == 1
             by_sqs = world.cloud.inject(_refused("POST", given[0], EXPIRED_JSON))
             world.cloud.inject(_refused("GET", given[0], EXPIRED_XML))
             for number in range(10):
-                world.put(f"after/{number}", b"2")
+                await world.put(f"after/{number}", b"2")
             await world.settled()
             assert by_sqs.has_struck
             assert len(given) == 2, "however many calls were refused, one look-up"
             by_s3 = world.cloud.inject(_refused("GET", given[1], EXPIRED_XML))
-            world.put("later", b"3")
+            await world.put("later", b"3")
             await world.settled()
             assert by_s3.has_struck
             assert len(given) == 3
@@ -100,7 +100,7 @@ async def test_a_clock_that_jumps_there_and_back_is_followed(aws: Aws, tmp_path:
     async with wired(aws, tmp_path) as world, world.worker() as process:
         for number, skew_s in enumerate((0, 300, -300, 0)):
             world.emulator.set_skew(skew_s)
-            world.put(f"jump/{number}", b"x")
+            await world.put(f"jump/{number}", b"x")
             await world.settled()
         assert process.text.count("clock is off") == 3
         assert {each["attempt"] for each in process.changes()} == {1}
@@ -110,14 +110,14 @@ async def test_a_purged_queue_stops_nothing(aws: Aws, tmp_path: Path) -> None:
     """What is in hand is finished though its message is gone; what comes later is worked on."""
     async with wired(aws, tmp_path) as world, world.worker() as process:
         held = world.netstorage.hold(UPLOAD, side="answer")
-        world.put("in hand", b"x")
+        await world.put("in hand", b"x")
         await held.reached()
-        aws.sqs.purge_queue(QueueUrl=world.queues["live"])
+        await asyncio.to_thread(aws.sqs.purge_queue, QueueUrl=world.queues["live"])
         held.release()
         await world.until(lambda: len(process.changes()) == 1)
-        world.put("later", b"y")
+        await world.put("later", b"y")
         await world.settled()
-    assert world.burials() == []
+    assert await world.burials() == []
 
 
 async def test_a_bucket_that_is_removed_rests_its_route_deletes_nothing_and_comes_back(
@@ -126,24 +126,24 @@ async def test_a_bucket_that_is_removed_rests_its_route_deletes_nothing_and_come
     """NoSuchBucket is nobody's delete (G2): the copies stay, the log says so, and work goes on by itself."""
     async with wired(aws, tmp_path) as world, world.worker() as process:
         for key in ("a", "b", "c"):
-            world.put(key, key.encode())
+            await world.put(key, key.encode())
         await world.settled()
         for key in ("a", "b", "c"):
-            aws.s3.delete_object(Bucket=world.bucket, Key=key)
-        aws.s3.delete_bucket(Bucket=world.bucket)
+            await asyncio.to_thread(aws.s3.delete_object, Bucket=world.bucket, Key=key)
+        await asyncio.to_thread(aws.s3.delete_bucket, Bucket=world.bucket)
         for key in ("a", "b", "c"):
-            world.tell(key, "delete")
+            await world.tell(key, "delete")
         await world.until(lambda: "the route rests" in process.text)
         assert "NoSuchBucket" in process.text
         assert [world.stored(key) for key in ("a", "b", "c")] == [b"a", b"b", b"c"]
-        assert world.owed()["live"] == 3
-        aws.s3.create_bucket(Bucket=world.bucket)
+        assert (await world.owed())["live"] == 3
+        await asyncio.to_thread(aws.s3.create_bucket, Bucket=world.bucket)
         for key in ("a", "b", "d"):
-            world.put(key, b"new " + key.encode())
+            await world.put(key, b"new " + key.encode())
         world.forget("c")
         await world.settled(SLOW_DAY_S)
         assert "the route goes again" in process.text
-    assert world.burials() == []
+    assert await world.burials() == []
     assert world.stored("c") is None, "now S3 itself says that it is gone"
 
 
@@ -153,17 +153,17 @@ async def test_a_cp_code_that_is_removed_rests_its_route_and_comes_back(
 ) -> None:
     """A refusal of everything below a CP code burns no backlog: nothing is buried, and all arrives in the end."""
     async with wired(aws, tmp_path) as world, world.worker() as process:
-        world.put("before", b"x")
+        await world.put("before", b"x")
         await world.settled()
         world.emulator.inject(Trouble(kind="status", status=status, path="/123456*"))
         for number in range(30):
-            world.put(f"after/{number}", b"y")
+            await world.put(f"after/{number}", b"y")
         await world.until(lambda: "the route rests" in process.text)
         await world.until(lambda: hint in process.text)
         world.emulator.clear_faults()
         await world.settled(SLOW_DAY_S)
         assert "the route goes again" in process.text
-    assert world.burials() == []
+    assert await world.burials() == []
 
 
 async def test_a_key_overwritten_without_end_ends_with_the_last_bytes(aws: Aws, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ async def test_a_key_overwritten_without_end_ends_with_the_last_bytes(aws: Aws, 
     async with wired(aws, tmp_path) as world, world.worker(**polls) as process:
         began_s = time.monotonic()
         for number in range(times):
-            await asyncio.to_thread(world.put, "hot", f"version {number}".encode())
+            await world.put("hot", f"version {number}".encode())
         wrote_s = time.monotonic() - began_s
         await world.settled(SLOW_DAY_S)
         assert world.stored("hot") == f"version {times - 1}".encode()
@@ -188,9 +188,9 @@ async def test_a_large_object_overwritten_while_it_is_sent_is_never_mixed(aws: A
     size = (200 if ALL else 24) * MIB
     async with wired(aws, tmp_path) as world, world.worker() as process:
         held = world.cloud.hold(r"^GET \S*/film ", side="answer", at=size // 2)
-        world.put("film", b"old " * (size // 4))
+        await world.put("film", b"old " * (size // 4))
         await held.reached()
-        world.put("film", b"newer " * (size // 6))
+        await world.put("film", b"newer " * (size // 6))
         await world.cloud.cut()
         await world.settled(SLOW_DAY_S)
     uploads = [each for each in world.emulator.requests if each.action == "upload"]
@@ -205,7 +205,7 @@ async def _deletes(world: World, count: int) -> None:
         for key in keys:
             answer = await raw.ask("PUT", world.path(key), "upload", b"x", time_s=int(time.time()))
             assert answer.status == 200
-    await asyncio.to_thread(world.tell_all, keys, "delete")
+    await world.tell_all(keys, "delete")
 
 
 async def test_many_deletes_at_once_are_done_where_the_brake_allows_it(aws: Aws, tmp_path: Path) -> None:
@@ -227,8 +227,8 @@ async def test_an_emptied_bucket_meets_the_brake(aws: Aws, tmp_path: Path) -> No
             assert "is the bucket being emptied by mistake?" in process.text
             await asyncio.sleep(2)
             assert len(world.emulator.snapshot()) == count - limit
-        assert world.owed()["live"] == count - limit
-        assert world.burials() == []
-        world.end_leases()
+        assert (await world.owed())["live"] == count - limit
+        assert await world.burials() == []
+        await world.end_leases()
         async with world.worker(S3NSYNC_WORKER_DELETES_PER_MINUTE="100000"):
             await world.settled(SLOW_DAY_S)

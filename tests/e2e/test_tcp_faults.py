@@ -7,6 +7,7 @@ shorter than the worker's patience here; with S3NSYNC_CRASH_POINTS=all they are 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ async def test_s3(aws: Aws, tmp_path: Path) -> None:
         for number, (kind, side, at) in enumerate(S3_FAULTS):
             for key, body in _objects(f"{number}-{kind}").items():
                 injections.append(world.cloud.inject(_fault(kind, rf"^GET \S*/{key} ", side, at)))
-                world.put(key, body)
+                await world.put(key, body)
         await _converge(world)
         assert [each.struck for each in injections] == [1] * len(injections)
         _assert_stored_once(world)
@@ -117,8 +118,8 @@ async def test_damage_on_the_way_from_s3_is_caught_by_netstorage_where_s3_gives_
         injections = []
         for key, body in _objects("flipped").items():
             injections.append(world.cloud.inject(_fault("flip", rf"^GET \S*/{key} ", "answer", 3_000)))
-            world.put(key, body)
-            plain.put_object(Bucket=world.bucket, Key=key, Body=body)
+            await world.put(key, body)
+            await asyncio.to_thread(plain.put_object, Bucket=world.bucket, Key=key, Body=body)
         await _converge(world)
         assert [each.struck for each in injections] == [1] * len(injections)
         assert [each.status for each in world.emulator.requests if each.action == "upload"].count(412) == OBJECTS + 1
@@ -132,7 +133,7 @@ async def test_netstorage(aws: Aws, tmp_path: Path) -> None:
         for number, (kind, side, at) in enumerate(NETSTORAGE_FAULTS):
             for key, body in _objects(f"{number}-{kind}").items():
                 injections.append(world.netstorage.inject(_fault(kind, rf"^PUT \S*/{key} ", side, at)))
-                world.put(key, body)
+                await world.put(key, body)
         await _converge(world)
         assert [each.struck for each in injections] == [1] * len(injections)
 
@@ -143,27 +144,27 @@ async def test_sqs(aws: Aws, tmp_path: Path) -> None:
         injections = [world.cloud.inject(_fault(kind, RECEIVE, "answer", at)) for kind, at in RECEIVE_FAULTS]
         for kind, _ in RECEIVE_FAULTS:
             for key, body in _objects(kind).items():
-                world.put(key, body)
+                await world.put(key, body)
         async with world.worker() as process:
             await world.settled()
             for kind, side, at in ACK_FAULTS:
                 injections.append(world.cloud.inject(_fault(kind, ACK, side, at)))
-                world.put(f"ack/{kind} {side} {at!r}", kind.encode())
+                await world.put(f"ack/{kind} {side} {at!r}", kind.encode())
                 await world.settled()
         assert [each.struck for each in injections] == [1] * len(injections)
-        _assert_explained(world, process)
+        await _assert_explained(world, process)
 
 
 async def _converge(world: World) -> None:
     """Let a worker bring everything over."""
     async with world.worker(S3NSYNC_WORKER_BUFFER_BYTES=str(BUFFER_BYTES)) as process:
         await world.settled(400 if ALL else 60)
-    _assert_explained(world, process)
+    await _assert_explained(world, process)
 
 
-def _assert_explained(world: World, process: Process) -> None:
+async def _assert_explained(world: World, process: Process) -> None:
     """See that nothing was buried, and that there is a reason for whatever was not done at once."""
-    assert world.burials() == []
+    assert await world.burials() == []
     for line in process.changes():
         assert line["verb"] in ("ack", "retry", "lease lost", "unsettled"), line
         assert line["outcome"] != "retry" or line["reason"], line
