@@ -1,8 +1,8 @@
 """Take messages, replicate their keys, settle them: who holds what, for how long, and what becomes of it.
 
     feeder (per queue)   take slots, then receive; sort the messages into Hands, one for each key
-    hand (a task each)   replicate -> Outcome -> settlement.settle says what to do -> do it, shielded from cancellation
-    extender             lets leases run on while their work moves; a refusal marks the lease lost
+    hand (a task each)   replicate -> Outcome -> Settler: what `settlement` decides, done; nothing cuts it short
+    Extender             lets leases run on while their work moves; a refusal marks the lease lost
 
 The order of things is the protocol of docs/design.md, section 6. In short: a slot before a message; the lease before
 a signature (the engine asks `Hand.check`); a Check on the queue before an ack wherever something may still land; an
@@ -16,7 +16,6 @@ ends the taking; hands finish, or are cut at the drain deadline and given back.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,20 +24,17 @@ import structlog
 
 from s3nsync.engine import Hand as EngineHand
 from s3nsync.errors import LeaseLost, QueueError, QueueMissing, TransportError, UndecodableEvent
-from s3nsync.events import Burial, decode, group_id
-from s3nsync.figures import settled_name
+from s3nsync.events import decode, group_id
+from s3nsync.extender import Extender
 from s3nsync.hands import Hand, Lease, Slots
-from s3nsync.model import Change, Delivery, Outcome, QueueName, Rejected, Report, Retry
+from s3nsync.model import Change, Delivery, Outcome, QueueName, Report, Retry
 from s3nsync.queues import Queue
-from s3nsync.settlement import Verdict, settle
+from s3nsync.settler import Settler
 
 log = structlog.get_logger("s3nsync.worker")
 
 RECEIVE_MAX = 10
 """The most that one SQS receive returns (SQS API reference)."""
-
-LEASE_LIFE_S = 12 * 3600.0 - 60.0
-"""SQS lets a message be held for 12 hours from its first receive, whatever is asked (SQS API reference)."""
 
 IDLE_LOOKS = 3
 
@@ -106,18 +102,32 @@ class Worker:
         self._engine = engine
         self._gate = gate
         self._limits = limits
-        self._report = report
         self._clock_s = clock_s
-        self._now_s = now_s
         self._sleep = sleep
         self._slots = Slots(limits.max_in_flight, kept_for_live=max(1, limits.max_in_flight // 4))
         self._hands: set[Hand] = set()
         self._stopping = asyncio.Event()
-        self._give_up_s = float("inf")
         self._fatal: QueueMissing | None = None
         self._is_full: dict[QueueName, bool] = dict.fromkeys(self._queues, False)
         self._heard_s = clock_s()
-        self.settled: Counter[str] = Counter()
+        self._settler = Settler(
+            queues=self._queues,
+            grace_s=limits.grace_s,
+            report=report,
+            die=self._die,
+            clock_s=clock_s,
+            now_s=now_s,
+            sleep=sleep,
+        )
+        self._extender = Extender(
+            queues=self._queues,
+            hands=self._hands,
+            lease_s=limits.lease_s,
+            stall_s=limits.stall_s,
+            clock_s=clock_s,
+            sleep=sleep,
+        )
+        self.settled = self._settler.settled
 
     def __repr__(self) -> str:
         """Show the live state."""
@@ -169,7 +179,7 @@ class Worker:
         await self._until_stopped(idle_ends=True)
 
     async def _until_stopped(self, *, idle_ends: bool) -> None:
-        extender = asyncio.create_task(self._extend_leases(), name="extender")
+        extender = asyncio.create_task(self._extender.run(), name="extender")
         feeders = [asyncio.create_task(feed, name="feeder") for feed in self._feeds()]
         if idle_ends:
             feeders.append(asyncio.create_task(self._stop_when_idle(), name="idle-watch"))
@@ -178,12 +188,12 @@ class Worker:
         try:
             await asyncio.wait([stopped, *loops], return_when=asyncio.FIRST_COMPLETED)
             self.stop()
-            self._give_up_s = self._clock_s() + self._limits.drain_s
+            self._settler.give_up_s = self._clock_s() + self._limits.drain_s
             await asyncio.wait(feeders, timeout=self._limits.drain_s)
-            await self._finish_hands(self._give_up_s - self._clock_s())
+            await self._finish_hands(self._settler.give_up_s - self._clock_s())
         finally:
             self.stop()
-            self._give_up_s = min(self._give_up_s, self._clock_s())
+            self._settler.give_up_s = min(self._settler.give_up_s, self._clock_s())
             await self._cut_hands()
             for task in (stopped, *loops):
                 task.cancel()
@@ -293,7 +303,7 @@ class Worker:
         try:
             decoded = decode(delivery.body)
         except UndecodableEvent as error:
-            await self._bury_unread(queue, delivery, error.message, error.hint)
+            await self._settler.bury_unread(queue, delivery, error.message, error.hint)
             return None
         if len(decoded.changes) == 1 and not decoded.undecodable:
             (change,) = decoded.changes
@@ -303,28 +313,12 @@ class Worker:
             await queue.send(decoded.changes, fresh=True)
             self.settled["rehomed"] += len(decoded.changes)
         if decoded.undecodable:
-            await self._bury_unread(queue, delivery, "; ".join(decoded.undecodable), UndecodableEvent.default_hint)
+            await self._settler.bury_unread(
+                queue, delivery, "; ".join(decoded.undecodable), UndecodableEvent.default_hint
+            )
         else:
             await queue.ack(delivery)
         return None
-
-    async def _bury_unread(self, queue: Queue, delivery: Delivery, reason: str, hint: str) -> None:
-        """Bury a message that nobody can make sense of, and report it: it has no key, but it has a reason."""
-        kept = await queue.bury(delivery, self._burial(delivery, None, reason, hint))
-        self._tell(
-            Report(
-                change=None,
-                queue=queue.name,
-                outcome=Rejected(reason, hint),
-                verb="bury" if kept else "lease lost",
-                attempt=delivery.attempt,
-                seconds=0.0,
-                sent_at_s=delivery.sent_at_s,
-                coalesced=0,
-                ambiguous=False,
-                checked=False,
-            )
-        )
 
     # --- working ---
 
@@ -333,7 +327,7 @@ class Worker:
         started_s = self._clock_s()
         try:
             outcome = await self._replicate(hand)
-            await _uncut(self._settle(hand, outcome, started_s))
+            await self._settler.settle(hand, outcome, started_s)
         except Exception:
             log.exception("a message could not be settled; it comes back", ref=str(hand.change.ref))
         finally:
@@ -355,151 +349,10 @@ class Worker:
             log.exception("unexpected error; the message goes back", ref=str(hand.change.ref))
             return Retry(f"unexpected {type(error).__name__}: {error}", after_s=30.0)
 
-    async def _settle(self, hand: Hand, outcome: Outcome | None, started_s: float) -> None:
-        verdict = settle(
-            outcome,
-            attempt=hand.attempt,
-            first_received_at_s=hand.first_received_at_s,
-            debt=hand.debt,
-            grace_s=self._limits.grace_s,
-            now_s=self._now_s(),
-        )
-        checked = verdict.check and await self._owe_check(hand)
-        if verdict.check and not checked and verdict.verb != "leave":
-            # Without its Check the message itself must go on owing: as a later attempt it brings the Check along.
-            verdict = Verdict("retry", after_s=self._limits.grace_s)
-        how = await self._apply(hand, verdict)
-        if how == "lease lost" and hand.debt.sent and not verdict.check:
-            # Rule 3: a refused settlement is a lost lease, and something was sent under it.
-            checked = await self._owe_check(hand)
-        oldest = min(hand.leases, key=lambda lease: lease.delivery.sent_at_s).delivery
-        self._tell(
-            Report(
-                change=hand.change,
-                queue=hand.queue,
-                outcome=outcome,
-                verb=how,
-                attempt=hand.attempt,
-                seconds=self._clock_s() - started_s,
-                sent_at_s=oldest.sent_at_s,
-                coalesced=len(hand.leases) - 1,
-                ambiguous=hand.debt.may_land,
-                checked=checked,
-            )
-        )
-
-    def _tell(self, report: Report) -> None:
-        """Count what was settled, by the word that log and metrics use, and pass it on."""
-        self.settled[settled_name(report)] += 1
-        self.settled["coalesced"] += report.coalesced
-        self._report(report)
-
-    async def _apply(self, hand: Hand, verdict: Verdict) -> str:
-        """Do what the verdict says to each message; gives the verb, or why it could not be done."""
-        queue = self._queues[hand.queue]
-        deliveries = [lease.delivery for lease in hand.leases]
-        try:
-            match verdict.verb:
-                case "leave":
-                    return "lease lost"
-                case "ack":
-                    done = await asyncio.gather(*(queue.ack(each) for each in deliveries))
-                case "retry":
-                    done = await asyncio.gather(*(queue.retry(each, verdict.after_s) for each in deliveries))
-                case "bury":
-                    burials = [(each, self._burial(each, hand, verdict.reason, verdict.hint)) for each in deliveries]
-                    done = await asyncio.gather(*(queue.bury(each, burial) for each, burial in burials))
-        except QueueMissing as error:
-            self._die(error)
-            return "unsettled"
-        except (QueueError, TransportError) as error:
-            log.warning("could not settle; the message comes back", ref=str(hand.change.ref), reason=error.message)
-            return "unsettled"
-        return verdict.verb if all(done) else "lease lost"
-
     def _die(self, error: QueueMissing) -> None:
         """Stop for good: without its queues a worker only looks alive."""
         self._fatal = self._fatal or error
         self.stop()
-
-    def _burial(self, delivery: Delivery, hand: Hand | None, reason: str, hint: str) -> Burial:
-        return Burial(
-            ref=hand.change.ref if hand is not None else None,
-            reason=reason,
-            hint=hint,
-            first_attempt_s=delivery.first_received_at_s,
-            last_attempt_s=max(delivery.first_received_at_s, self._now_s()),  # SQS's clock and ours may differ
-            attempts=delivery.attempt,
-            queue=delivery.queue,
-            body=delivery.body,
-        )
-
-    async def _owe_check(self, hand: Hand) -> bool:
-        """Put a Check on its queue, which shows it after the grace; tries for as long as the worker lives.
-
-        False if it could not be: its caller must leave the debt with the message, or say aloud that it is lost.
-        """
-        change = Change(hand.change.ref, "check", event_name="Check", event_time=hand.change.event_time)
-        wait_s = 0.5
-        while True:
-            try:
-                await self._queues["check"].send([change], fresh=True)
-            except QueueMissing as error:
-                self._die(error)
-                break
-            except (QueueError, TransportError) as error:
-                log.warning("a check could not be enqueued yet", ref=str(hand.change.ref), reason=error.message)
-                if self._clock_s() + wait_s > self._give_up_s:
-                    break
-                await self._sleep(wait_s)
-                wait_s = min(wait_s * 2, 15.0)
-            else:
-                self.settled["checks"] += 1
-                return True
-        log.error(
-            "no check could be enqueued for a write that may be stale or may still land",
-            ref=str(hand.change.ref),
-            hint="if its message does not come back, verify this key",
-        )
-        return False
-
-    # --- leases ---
-
-    async def _extend_leases(self) -> None:
-        """Renew leases when a third of their time is gone, while their work moves; cut work that does not."""
-        while True:
-            await self._sleep(min(1.0, self._limits.lease_s / 20))
-            now_s = self._clock_s()
-            due: dict[QueueName, list[Lease]] = {}
-            for hand in self._hands:
-                if hand.is_stalled(self._limits.stall_s):
-                    log.error("work does not move and is cut", ref=str(hand.change.ref))
-                    hand.progress()
-                    if hand.task is not None:
-                        hand.task.cancel()
-                    continue
-                due.setdefault(hand.queue, []).extend(lease for lease in hand.leases if self._is_due(lease, now_s))
-            await asyncio.gather(*(self._extend(self._queues[name], leases) for name, leases in due.items() if leases))
-
-    def _is_due(self, lease: Lease, now_s: float) -> bool:
-        fresh = lease.ends_s - now_s > self._limits.lease_s * 2 / 3
-        return not (fresh or lease.lost or now_s - lease.taken_s > LEASE_LIFE_S)
-
-    async def _extend(self, queue: Queue, leases: list[Lease]) -> None:
-        asked_s = self._clock_s()
-        try:
-            refused = await queue.extend([lease.delivery for lease in leases], self._limits.lease_s)
-        except QueueMissing:
-            raise
-        except (QueueError, TransportError) as error:
-            log.warning("leases could not be extended yet", queue=queue.name, reason=error.message)
-            return
-        lost = {delivery.receipt for delivery in refused}
-        for lease in leases:
-            if lease.delivery.receipt in lost:
-                lease.lost = True
-            else:
-                lease.ends_s = asked_s + self._limits.lease_s
 
     # --- leaving ---
 
@@ -544,15 +397,3 @@ class Worker:
         await asyncio.wait([stop, nap], return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         nap.cancel()
-
-
-async def _uncut(settling: Coroutine[None, None, None]) -> None:
-    """Finish a settlement whatever is cancelled meanwhile: half a settlement could lose a debt."""
-    task = asyncio.ensure_future(settling)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise
-    task.result()

@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1] / "src" / "s3nsync"
 REPLICATOR, UPLOADS = "engine/replicator.py", "engine/uploads.py"
 ACCESS, DEBT = "engine/access.py", "engine/debt.py"
+SETTLER = "settler.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,11 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     "rule 1: the client asks nobody before it signs": (Edit("netstorage/calls.py", "            call.guard()\n", ""),),
     "rule 2: bulk takes no second look": (Edit("hands.py", 'return self.queue == "live"', "return True"),),
     "rule 2: a refused ack counts as done": (
-        Edit("worker.py", 'return verdict.verb if all(done) else "lease lost"', "return verdict.verb"),
+        Edit(SETTLER, 'return verdict.verb if all(done) else "lease lost"', "return verdict.verb"),
     ),
     "rule 3: no check after a lost lease": (
         Edit("settlement.py", 'return Verdict("leave", check=debt.sent)', 'return Verdict("leave")'),
-        Edit("worker.py", 'if how == "lease lost" and hand.debt.sent and not verdict.check:', "if False:"),
+        Edit(SETTLER, 'if how == "lease lost" and hand.debt.sent and not verdict.check:', "if False:"),
     ),
     "rule 4: a later attempt leaves no check": (
         Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = debt.may_land"),
@@ -68,9 +69,9 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = attempt > 1"),
     ),
     "rule 4: the check comes after the ack": (
-        Edit("worker.py", "checked = verdict.check and await self._owe_check(hand)", "checked = True"),
+        Edit(SETTLER, "checked = verdict.check and await self._owe_check(hand)", "checked = True"),
         Edit(
-            "worker.py",
+            SETTLER,
             "        how = await self._apply(hand, verdict)\n",
             "        how = await self._apply(hand, verdict)\n"
             "        if verdict.check:\n            await self._owe_check(hand)\n",
@@ -85,7 +86,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
             "            hand = hands.get(delivery.group)\n",
         ),
         Edit(
-            "worker.py",
+            SETTLER,
             "done = await asyncio.gather(*(queue.ack(each) for each in deliveries))",
             "done = await asyncio.gather(*(self._queues[each.queue].ack(each) for each in deliveries))",
         ),
@@ -133,7 +134,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         ),
     ),
     "a refused extension is taken for a good one": (
-        Edit("worker.py", "if lease.delivery.receipt in lost:", "if False:"),
+        Edit("extender.py", "if lease.delivery.receipt in lost:", "if False:"),
     ),
     "a server's fault is taken for success": (
         Edit("netstorage/calls.py", "return 200 <= answer.status < 300", "return answer.status not in {403, 404}"),
@@ -153,7 +154,13 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         Edit(
             "worker.py",
             "            outcome = await self._replicate(hand)\n",
-            '            await self._apply(hand, Verdict("ack"))\n            outcome = await self._replicate(hand)\n',
+            '            await self._settler._apply(hand, Verdict("ack"))\n'
+            "            outcome = await self._replicate(hand)\n",
+        ),
+        Edit(
+            "worker.py",
+            "from s3nsync.settler import Settler\n",
+            "from s3nsync.settlement import Verdict\nfrom s3nsync.settler import Settler\n",
         ),
     ),
     "delete on 403": (
@@ -221,11 +228,11 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         Edit("settlement.py", "check=check, reason=outcome.reason, hint=outcome.hint)", 'check=check, reason="")'),
     ),
     "messages served along are not counted": (
-        Edit("worker.py", "                coalesced=len(hand.leases) - 1,", "                coalesced=0,"),
+        Edit(SETTLER, "                coalesced=len(hand.leases) - 1,", "                coalesced=0,"),
     ),
     "a settlement can be cut": (
         Edit(
-            "worker.py",
+            SETTLER,
             "await _uncut(self._settle(hand, outcome, started_s))",
             "await self._settle(hand, outcome, started_s)",
         ),
