@@ -20,6 +20,7 @@ again can help (`transient`) is a property of the type, set here, read where a m
     │   ├── SourceCredentials      S3 does not accept who we are (stops the route)
     │   ├── BucketMissing          NoSuchBucket, or a 404 that is not S3's (stops the route)
     │   ├── BucketElsewhere        the bucket lives in another region
+    │   ├── BucketEmpty            it lists nothing, where something was expected
     │   ├── SourceChanged          (transient) another version took its place while we read
     │   ├── SourceCorrupt          (transient) bytes and S3's own checksum differ
     │   └── SourceUnavailable      (transient) 5xx, throttled
@@ -187,6 +188,12 @@ class BucketElsewhere(SourceError):
     exit_code = 3
     pauses_route = True
     default_hint = "set region to the bucket's own region"
+
+
+class BucketEmpty(SourceError):
+    """The bucket lists nothing, and NetStorage holds files."""
+
+    default_hint = "check bucket, prefix and policy; if the bucket really is empty, say so: --expect-empty"
 
 
 class SourceChanged(SourceError):

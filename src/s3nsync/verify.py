@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from s3nsync.compare import Evidence, Finding, Kind, Scope, Section, SourceItem, TargetItem, compare, look_closer, order
-from s3nsync.errors import SourceArchived, SourceError, SourceForbidden, TargetMissing
+from s3nsync.errors import BucketEmpty, SourceArchived, SourceForbidden, TargetMissing
 from s3nsync.listing import Patience, list_bucket
 from s3nsync.mapping import target_directory
 from s3nsync.model import Gone, ObjectRef, SourceInfo
@@ -111,12 +111,6 @@ class Tally:
         if any(self.findings[kind] for kind in DIFFERENCES):
             return "differs"
         return "unsure" if self.findings["unverifiable"] else "clean"
-
-
-class BucketEmpty(SourceError):
-    """The bucket lists nothing, and NetStorage holds files."""
-
-    default_hint = "check bucket, prefix and policy; if the bucket really is empty, say so: --expect-empty"
 
 
 @dataclass(frozen=True, slots=True)
