@@ -131,22 +131,29 @@ def _lots(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 class Cursor:
     """Where a run has come to on each route, in a small file; gone when the run is done."""
 
-    def __init__(self, path: Path, run: str) -> None:
-        """Read the file if there is one, and take up its run; else begin one by this id. ConfigError if damaged."""
+    def __init__(self, path: Path, *, run: str, asked: str) -> None:
+        """Read the file if there is one, and take up its run; else begin one by this id.
+
+        `asked` words what the run is of: going on with another selection would pass keys over. ConfigError if the file
+        is damaged, or another run's.
+        """
         self._path = path
+        self._asked = asked
         self.run = run
         self._after: dict[str, str] = {}
         if path.exists():
             self._read()
 
     def _read(self) -> None:
+        hint = "name another file, or remove this one: the run then begins at the beginning"
         try:
             data = json.loads(self._path.read_bytes())
-            self.run, after = str(data["run"]), data["after"]
+            self.run, asked, after = str(data["run"]), str(data["asked"]), data["after"]
             self._after = {str(route): str(key) for route, key in after.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            hint = "name another file, or remove this one: the run then begins at the beginning"
             raise ConfigError(f"{self._path}: is no state of a sync: {error!r}", hint=hint) from None
+        if asked != self._asked:
+            raise ConfigError(f"{self._path}: is the state of another sync: {asked}", hint=hint)
 
     def after(self, route: Route) -> str:
         """Give the key after which the route's run goes on; empty for the beginning."""
@@ -156,7 +163,7 @@ class Cursor:
         """Write down that everything up to a key was sent; whole, or as it was before."""
         self._after[str(route)] = key
         draft = self._path.with_name(self._path.name + ".new")
-        draft.write_text(json.dumps({"run": self.run, "after": self._after}))
+        draft.write_text(json.dumps({"run": self.run, "asked": self._asked, "after": self._after}))
         draft.replace(self._path)
 
     def done(self) -> None:

@@ -84,6 +84,7 @@ def sync(
             direct=direct,
             state=state,
             dry_run=dry_run,
+            asked=f"{selection!r} newer than {newer_than or 'anything'}",
         )
         return await Backfill(ui, settings, selection, plan).run(choose(settings.routes, routes or (), selection))
 
@@ -92,13 +93,14 @@ def sync(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a sync is done; `newer_than_s` is Unix time, `pace` sells objects."""
+    """How a sync is done; `newer_than_s` is Unix time, `pace` sells objects, `asked` words what is synced."""
 
     newer_than_s: float | None
     pace: Bucket | None
     direct: bool
     state: Path | None
     dry_run: bool
+    asked: str
 
 
 class Backfill:
@@ -119,7 +121,7 @@ class Backfill:
         """Send what NetStorage lacks; with --direct, until it has it."""
         plan = self._plan
         run = f"sync-{secrets.token_hex(8)}"
-        cursor = None if plan.state is None or plan.dry_run else Cursor(plan.state, run)
+        cursor = None if plan.state is None or plan.dry_run else Cursor(plan.state, run=run, asked=plan.asked)
         await self._warn_of_wiring(routes)
         async with open_hands(self._ui, self._settings, writes=not plan.dry_run, direct=plan.direct) as hands:
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -75,11 +75,23 @@ async def working(
     queues: dict[QueueName, MemoryQueue] = {"live": queue("live"), "bulk": bulk, "check": check}
     async with assemble(settings, report=report, credentials=credentials, in_memory=queues) as app:
         await app.probe()
-        work = asyncio.create_task(app.worker.run())
+        work = asyncio.create_task(_work(app, queues))
         try:
             yield Direct(app, bulk, check)
         finally:
             app.worker.stop()
-            for each in queues.values():
-                await each.aclose()
+            await _close(queues)
             await work
+
+
+async def _work(app: App, queues: Mapping[QueueName, MemoryQueue]) -> None:
+    """Run the worker; when it dies nobody may go on waiting for it."""
+    try:
+        await app.worker.run()
+    finally:
+        await _close(queues)
+
+
+async def _close(queues: Mapping[QueueName, MemoryQueue]) -> None:
+    for each in queues.values():
+        await each.aclose()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from contract.test_queue_contract import BEHAVIOURS
 from queue_stand_ins import StandIn
-from s3nsync.errors import QueueError
+from s3nsync.errors import QueueError, QueueMissing
 from s3nsync.events import Burial, encode, group_id
 from s3nsync.model import Change, Delivery, ObjectRef
 from s3nsync.queues import Depth
@@ -128,13 +128,21 @@ async def test_what_is_buried_is_told_once_and_gone() -> None:
 
 
 async def test_nobody_waits_at_a_closed_queue() -> None:
-    """A long poll ends when the queue is closed."""
+    """A long poll ends when it is closed, and so does the wait for room; where there is room, sending goes on."""
+    full = new(Clock(), capacity=1)
+    sending = asyncio.ensure_future(full.send([change("a"), change("b")]))
+    await asyncio.sleep(0)
+    await full.aclose()
+    with pytest.raises(QueueMissing, match="has stopped"):
+        await asyncio.wait_for(sending, 1)
     queue = new(Clock())
     waiting = asyncio.ensure_future(queue.receive(1, 20))
     await asyncio.sleep(0)
     await queue.aclose()
     assert await asyncio.wait_for(waiting, 1) == []
     assert await queue.receive(1, 20) == []
+    await queue.send([change("a")])
+    assert queue.count == 1
 
 
 STEPS = st.lists(

@@ -290,6 +290,24 @@ async def test_a_queueing_killed_in_the_middle_goes_on_where_it_was(aws: Aws, tm
         assert not (tmp_path / "state").exists()
 
 
+async def test_what_a_copy_owes_and_what_failed_is_told(aws: Aws, tmp_path: Path) -> None:
+    """A lost answer is looked at again after the grace; a key that cannot be stored is named with its reason."""
+    async with site(aws, tmp_path, "filestore") as at:
+        await at.put({"a": b"1", "b": b"2", "b/c": b"3", "d": b"4"})
+        at.emulator.inject(Fault(kind="lost-answer", action="upload", path="*/a", times=1))
+        env = {**at.env(), "S3NSYNC_WORKER_MAX_IN_FLIGHT": "4"}
+        code, lines = await at.run("sync --direct", env)
+        failed = [str(each["name"]) for each in lines if each["type"] == "failed"]
+        assert code == 1
+        assert len(failed) == 1
+        assert failed[0] in {f"s3://{at.bucket}/b", f"s3://{at.bucket}/b/c"}
+        assert lines[-1]["outcomes"] == {"copied": 3, "buried": 1}
+        assert int(str(lines[-1]["checks_awaited"])) >= 1
+        stats = [each.path for each in at.emulator.requests if each.action == "stat"]
+        assert ROOT + "a" in stats, "its Check looked at it again"
+        assert at.stored().keys() > {"a", "d"}
+
+
 async def test_ctrl_c_tells_what_was_seen(aws: Aws, tmp_path: Path) -> None:
     """A verify that waits for its second look is interrupted: summary, incomplete, and exit code 130."""
     async with site(aws, tmp_path) as at:

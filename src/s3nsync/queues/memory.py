@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
+from s3nsync.errors import QueueMissing
 from s3nsync.events import Burial, encode, group_id
 from s3nsync.model import Change, Delivery, QueueName
 from s3nsync.queues import Depth
@@ -136,10 +137,15 @@ class MemoryQueue:
         return await self.ack(delivery)
 
     async def send(self, changes: Sequence[Change], *, fresh: bool = False) -> None:
-        """Append the changes, each once there is room for it; every one is a message of its own, `fresh` or not."""
+        """Append the changes, each once there is room for it; every one is a message of its own, `fresh` or not.
+
+        QueueMissing if the queue is closed and there is none: nobody is left who would make it.
+        """
         del fresh
         for change in changes:
             while self._count >= self._capacity:
+                if self._closed:
+                    raise QueueMissing("the worker of this process has stopped", hint="see the message before this one")
                 self._room.clear()
                 await self._room.wait()
             self._append(change)
@@ -157,6 +163,7 @@ class MemoryQueue:
         """Let nobody wait any longer."""
         self._closed = True
         self._changed.set()
+        self._room.set()
 
     # --- groups ---
 

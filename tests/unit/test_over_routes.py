@@ -1,0 +1,84 @@
+"""The words of verify's and sync's options: routes, objects, moments, and what part of a route they leave."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from s3nsync.cli_sync import _moment_s
+from s3nsync.errors import ConfigError
+from s3nsync.model import ObjectRef, Route
+from s3nsync.over_routes import choose, ref_of
+from s3nsync.sides import Selection
+
+ROUTES = (Route("media", "1"), Route("soft", "2", prefix="public/"), Route("soft", "3", prefix="beta/"))
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix", "expected"),
+    [
+        ([], "", [0, 1, 2]),
+        (["2"], "", [1]),
+        (["soft"], "", [1, 2]),
+        (["soft/beta/", "media/"], "", [2, 0]),
+        (["soft", "2"], "", [1, 2]),
+        ([], "public/2026/", [0, 1]),
+        ([], "pub", [0, 1]),
+        (["soft"], "beta/x", [2]),
+    ],
+)
+def test_routes_are_named_by_number_bucket_or_prefix(names: list[str], prefix: str, expected: list[int]) -> None:
+    """Those that the prefix leaves nothing of are left out."""
+    assert choose(ROUTES, names, Selection(prefix)) == tuple(ROUTES[number] for number in expected)
+
+
+def test_a_name_that_is_none_is_refused_with_the_names_there_are() -> None:
+    """Nothing is looked at by mistake."""
+    with pytest.raises(ConfigError, match="no route '4'") as caught:
+        choose(ROUTES, ["4"], Selection())
+    assert "2  soft/public/" in caught.value.hint
+    with pytest.raises(ConfigError, match="begin with 'x'"):
+        choose(ROUTES[1:], [], Selection("x"))
+
+
+def test_a_selection_narrows_prefix_and_patterns() -> None:
+    """The longer prefix counts; exclude wins over include."""
+    assert Selection("public/a/").prefix_in(ROUTES[1]) == "public/a/"
+    assert Selection("pub").prefix_in(ROUTES[1]) == "public/"
+    selection = Selection(include=("*.jpg", "*.png"), exclude=("tmp/*",))
+    assert [key for key in ("a.jpg", "tmp/a.jpg", "a.txt", "b/c.png") if selection.takes(key)] == ["a.jpg", "b/c.png"]
+
+
+@pytest.mark.parametrize("text", ["bucket/key", "s3://bucket", "s3://bucket/", "s3:///key"])
+def test_what_names_no_object_is_refused(text: str) -> None:
+    """An object is s3://bucket/key."""
+    with pytest.raises(ConfigError, match="no object"):
+        ref_of(text)
+
+
+def test_objects_are_named_by_url() -> None:
+    """Nothing is none."""
+    assert ref_of("s3://b/k/manifest.json") == ObjectRef("b", "k/manifest.json")
+    assert ref_of("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC).timestamp()),
+        ("2026-01-31T12:00:00+02:00", datetime(2026, 1, 31, 10, tzinfo=UTC).timestamp()),
+        ("36h", 1_000_000 - 36 * 3600),
+        ("1.5d", 1_000_000 - 36 * 3600),
+    ],
+)
+def test_a_moment_is_a_date_or_how_long_ago(text: str, expected: float) -> None:
+    """UTC unless it says otherwise."""
+    assert _moment_s(text, 1_000_000) == expected
+
+
+@pytest.mark.parametrize("text", ["yesterday", "d", "12", "31.1.2026"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    """With examples."""
+    with pytest.raises(ConfigError, match="no time"):
+        _moment_s(text, 0)
