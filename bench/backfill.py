@@ -1,0 +1,148 @@
+"""What copying by `sync --direct` costs, beside the data path alone: many small objects, in the same run.
+
+    queue in memory -> the real worker -> engine: GET, PUT and, after each copy, the HEAD of the second look
+
+Servers, TLS and objects are those of data_path.py; the two take turns. The second look is what copies of the bulk queue
+owe, because live events of the same keys go on beside them; the same is shown without it, for the share of the queue
+and the worker. Finding out what to copy is not in it: listing.py measures that. The figure is CPU seconds.
+
+    python -m bench.backfill [--objects 20000] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ssl
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+from bench.data_path import (
+    BUCKET,
+    CPCODE,
+    KEY,
+    USER,
+    BenchCredentials,
+    Case,
+    Round,
+    certify,
+    copy_all,
+    source,
+    target,
+)
+
+from s3nsync.app import relax_collector
+from s3nsync.direct import CAPACITY
+from s3nsync.engine import Replicator
+from s3nsync.http import Http
+from s3nsync.lanes import Lane
+from s3nsync.model import Change, ObjectRef, QueueName, Report, Route
+from s3nsync.netstorage import Account, NetStorage
+from s3nsync.pacing import Breaker, ByteBudget
+from s3nsync.queues.memory import MemoryQueue
+from s3nsync.s3 import S3
+from s3nsync.worker import Limits, Worker
+
+ROUTE = Route(BUCKET, CPCODE)
+WAYS = ("data path alone", "worker, live", "worker, bulk")
+
+
+async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueName) -> Round:
+    """Copy every object of the case by a worker on queues in memory, all of them through one of its queues."""
+    left = case.count
+
+    def report(settled: Report) -> None:
+        nonlocal left
+        if settled.verb != "ack":
+            raise SystemExit(f"not copied: {settled}")
+        left -= 1
+        if left == 0:
+            worker.stop()
+
+    def queue(each: QueueName) -> MemoryQueue:
+        return MemoryQueue(each, lease_s=300, clock_s=time.monotonic, now_s=time.time, capacity=CAPACITY)
+
+    queues = {each: queue(each) for each in ("live", "bulk", "check")}
+    worker = Worker(
+        live=queues["live"],
+        bulk=queues["bulk"],
+        check=queues["check"],
+        engine=engine,
+        gate=gate,
+        limits=Limits(max_in_flight=case.in_flight, poll_wait_s=1),
+        report=report,
+        clock_s=time.monotonic,
+        now_s=time.time,
+    )
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    working = asyncio.create_task(worker.run())
+    for number in range(case.count):
+        await queues[name].send([Change(ObjectRef(BUCKET, f"{case.name}/{number}"), "put", run="bench")])
+    await worker.stopped()
+    found = Round(time.process_time() - cpu_s, time.perf_counter() - wall_s)
+    for each in queues.values():
+        await each.aclose()
+    await working
+    return found
+
+
+async def measure(
+    case: Case, rounds: int, source_url: str, target_port: int, tls: ssl.SSLContext
+) -> dict[str, list[float]]:
+    """Give objects a CPU second by way, a figure for each round but the first."""
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    async with Http(tls=tls) as s3_http, Http(tls=tls) as ns_http:
+        gate = Breaker((ROUTE,), time.monotonic, on_stop=lambda *_: None, on_go=lambda *_: None)
+        engine = Replicator(
+            routes=(ROUTE,),
+            source=S3(s3_http, region="us-east-1", credentials=BenchCredentials(), endpoint=source_url),
+            targets={"default": NetStorage(Account.parse(f"127.0.0.1:{target_port}", USER, KEY), ns_http)},
+            lanes={"default": Lane(1024, time.monotonic)},
+            budget=ByteBudget(64 << 20),
+            gate=gate,
+            backoff_s=lambda _attempt: 1.0,
+            now_s=time.time,
+            sleep=asyncio.sleep,
+            offload=lambda update, data: asyncio.get_running_loop().run_in_executor(None, update, data),
+            brake_s=lambda _route: 0.0,
+            buffer_bytes=1 << 20,
+        )
+        for number in range(rounds + 1):
+            for way in WAYS:
+                if way == WAYS[0]:
+                    done = await copy_all(case, engine)
+                else:
+                    done = await work_all(case, engine, gate, "live" if way == WAYS[1] else "bulk")
+                if number:
+                    found[way].append(case.count / done.cpu_s)
+    return found
+
+
+def main() -> None:
+    """Run the bench and print the table."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--objects", type=int, default=20_000)
+    options.add_argument("--rounds", type=int, default=3)
+    asked = options.parse_args()
+    case = Case("4 KiB", 4096, asked.objects, 64)
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        tls = certify(home)
+        url, port = stack.enter_context(source(home, [case])), stack.enter_context(target(home))
+        relax_collector()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            found = runner.run(measure(case, asked.rounds, url, port, tls))
+    base = statistics.median(found[WAYS[0]])
+    print(f"{asked.objects:,} objects of 4 KiB, {asked.rounds} rounds, TLS on both sides\n")
+    print("| way | objects per CPU-second: median (min to max) | of the data path |\n|---|--:|--:|")
+    for way, each in found.items():
+        mid = statistics.median(each)
+        print(f"| {way} | {mid:,.0f} ({min(each):,.0f} to {max(each):,.0f}) | {mid / base:.0%} |")
+
+
+if __name__ == "__main__":
+    main()
