@@ -41,6 +41,5 @@ module "s3nsync" {
 
   kms_key_arn         = var.kms_key_arn
   bucket_kms_key_arns = var.bucket_kms_key_arns
-  log_retention_days  = var.log_retention_days
-  alarm_topic_arn     = var.alarm_topic_arn
+  operations          = var.operations
 }

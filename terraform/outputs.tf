@@ -54,7 +54,7 @@ output "secret_arns" {
 }
 
 output "role_arns" {
-  description = "The roles: intake, worker, execution."
+  description = "The roles: intake, worker, execution; with a schedule for verify also verify and scheduler."
   value       = module.s3nsync.role_arns
 }
 

@@ -223,17 +223,16 @@ variable "bucket_kms_key_arns" {
   nullable    = false
 }
 
-variable "log_retention_days" {
-  description = "How long CloudWatch keeps the logs."
-  type        = number
-  default     = 30
+variable "operations" {
+  description = "What is kept and told: `log_retention_days` (30); `alarm_topic_arn`, the SNS topic for alarms (by default the module makes one; subscribe to it); `verify_every_hours`, 1 to 84: how often both sides are proven equal (never by default)."
+  type        = any # as with routes: a misspelt key would be dropped without a word
+  default     = {}
   nullable    = false
-}
 
-variable "alarm_topic_arn" {
-  description = "SNS topic that alarms go to. By default the module makes one; subscribe to it."
-  type        = string
-  default     = null
+  validation {
+    condition     = try(length(setsubtract(keys(var.operations), ["log_retention_days", "alarm_topic_arn", "verify_every_hours"])) == 0, false)
+    error_message = "operations: must be an object with no other keys than log_retention_days, alarm_topic_arn and verify_every_hours."
+  }
 }
 
 variable "tags" {

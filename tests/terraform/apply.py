@@ -218,7 +218,7 @@ def secret(key: str) -> str:
 
 MUCH_GIVEN = {
     "kms_key_arn": f"arn:aws:kms:{REGION}:{ACCOUNT}:key/00000000-0000-0000-0000-000000000000",
-    "alarm_topic_arn": f"arn:aws:sns:{REGION}:{ACCOUNT}:on-call",
+    "operations": json.dumps({"alarm_topic_arn": f"arn:aws:sns:{REGION}:{ACCOUNT}:on-call", "verify_every_hours": 24}),
     "image": "example.com/s3nsync:1.0",
     "secret": "",
     "secret_arns": json.dumps({"default": f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:netstorage-AbCdEf"}),
@@ -386,14 +386,22 @@ def tell(verdict: Verdict, scratch: Path) -> None:
             key_is_nowhere(terraform, verdict)
         with step("drift is seen"):
             drift_is_seen(terraform, verdict, made)
-        changed = {"secret": secret(NEW_KEY), "secret_version": "2", "event_path": "eventbridge", "spot": "true"}
-        with step("apply a saved plan: rotated key, EventBridge, Spot; drift mended"):
+        changed = {
+            "secret": secret(NEW_KEY),
+            "secret_version": "2",
+            "event_path": "eventbridge",
+            "spot": "true",
+            "operations": '{"verify_every_hours": 24}',
+        }
+        with step("apply a saved plan: rotated key, EventBridge, Spot, verify; drift mended"):
             terraform.must("plan", "-input=false", "-out=changed.tfplan", **changed)
             only_secret = Terraform(terraform.root, terraform.env, {"secret": secret(NEW_KEY)})
             only_secret.must("apply", "-input=false", "changed.tfplan")
             plans_empty(terraform, verdict, "after the change", **changed)
             made = Deployment(aws, url, terraform.outputs())
-            now = functools.partial(deployed, key=NEW_KEY, secret_version=2, eventbridge=True, spot=True)
+            now = functools.partial(
+                deployed, key=NEW_KEY, secret_version=2, eventbridge=True, spot=True, verify_hours=24
+            )
             now(made, verdict.check, bucket=BUCKET, table=table)
         with step("destroy"):
             terraform.must("destroy", "-auto-approve", **changed)

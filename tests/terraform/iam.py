@@ -34,6 +34,8 @@ CONDITION_KEYS = frozenset(
         "aws:securetransport",
         "aws:sourceaccount",
         "aws:sourcearn",
+        "ecs:cluster",
+        "iam:passedtoservice",
         "kms:encryptioncontext:aws:logs:arn",
         "kms:viaservice",
     }

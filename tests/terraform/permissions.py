@@ -58,6 +58,7 @@ class Place:
     """What the words are in one variant of the deployment."""
 
     eventbridge: bool = False
+    verifies: bool = False
     prefixes: tuple[str, ...] = ("",)
     key: str = OWN_KEY
     secrets: tuple[str, ...] = (f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:s3nsync/netstorage-AbCdEf",)
@@ -81,15 +82,17 @@ class Place:
             "function's log": (f"{logs}:/aws/lambda/s3nsync-intake:log-stream:2026/11/23/[1]0f",),
             "worker's log": (f"{logs}:/ecs/s3nsync:log-stream:worker/worker/0f",),
             "function": (f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:s3nsync-intake",),
-            **{f"role {role}": (role_arn(role),) for role in ("intake", "worker", "execution")},
+            "verify's task": (f"arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/s3nsync-verify:7",),
+            **{f"role {role}": (role_arn(role),) for role in ("intake", "worker", "execution", "verify", "scheduler")},
         }
         return found[word]
 
 
 VARIANTS = {
     "defaults": Place(),
-    "eventbridge": Place(eventbridge=True),
+    "eventbridge": Place(eventbridge=True, verifies=True),
     "given": Place(
+        verifies=True,
         prefixes=("site/", "film/"),
         key=f"arn:aws:kms:{REGION}:{ACCOUNT}:key/given",
         secrets=(
@@ -127,6 +130,7 @@ def needs(place: Place) -> list[Need]:
         for each in json.loads(CALLS.read_text())
     ]
     seen = [*used, *BEHIND_THE_SCENES, *(BY_EVENTBRIDGE if place.eventbridge else BY_NOTIFICATION)]
+    seen += BY_SCHEDULE if place.verifies else ()
     return [*seen, *(implied for need in seen for implied in _implied(need))]
 
 
@@ -212,10 +216,23 @@ BY_EVENTBRIDGE = (
     Need("events.amazonaws.com", "sqs:SendMessage", "failure", "the rule's dead letters", _FROM_RULE),
 )
 
+CLUSTER = f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/s3nsync"
+_AS_TASK = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
+_STARTS = "the scheduler starts verify"
+BY_SCHEDULE = (
+    Need("verify", "s3:GetObject", "object", "`s3nsync verify`"),
+    Need("verify", "s3:ListBucket", "bucket", "`s3nsync verify`"),
+    Need("scheduler", "ecs:RunTask", "verify's task", _STARTS, {"ecs:cluster": CLUSTER}),
+    Need("scheduler", "iam:PassRole", "role verify", _STARTS, _AS_TASK),
+    Need("scheduler", "iam:PassRole", "role execution", _STARTS, _AS_TASK),
+    Need("scheduler.amazonaws.com", "sts:AssumeRole", "role scheduler", _STARTS, {"aws:SourceAccount": ACCOUNT}),
+    Need("ecs-tasks.amazonaws.com", "sts:AssumeRole", "role verify", "verify runs", {"aws:SourceAccount": ACCOUNT}),
+)
+
 
 # --- what is forbidden -----------------------------------------------------------------------------------------
 
-ROLES = ("intake", "worker", "execution", "operator")
+ROLES = ("intake", "worker", "execution", "verify", "scheduler", "operator")
 _ELSEWHERE = {
     "sqs": f"arn:aws:sqs:{REGION}:{ACCOUNT}:somebody-elses.fifo",
     "s3": "arn:aws:s3:::media-of-others",
@@ -279,6 +296,7 @@ def forbidden(place: Place) -> Iterator[Taboo]:
         yield Taboo(who, "ecs:RunTask", f"arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/s3nsync:1")
     yield from _elsewhere(place)
     yield from _others_work(place)
+    yield from _other_tasks()
     yield from _past_the_key(place)
 
 
@@ -290,8 +308,8 @@ def _elsewhere(place: Place) -> Iterator[Taboo]:
             tail = "/a b/ü.mp4" if need.resource == "object" else ""
             yield Taboo(need.who, need.action, _ELSEWHERE[service] + tail, need.context)
     if place.prefixes != ("",):
-        yield Taboo("worker", "s3:GetObject", "arn:aws:s3:::media/private/x")
-    yield Taboo("worker", "s3:GetObjectVersion", place.arns("object")[0])
+        yield from (Taboo(who, "s3:GetObject", "arn:aws:s3:::media/private/x") for who in ("worker", "verify"))
+    yield from (Taboo(who, "s3:GetObjectVersion", place.arns("object")[0]) for who in ("worker", "verify"))
 
 
 def _others_work(place: Place) -> Iterator[Taboo]:
@@ -303,15 +321,33 @@ def _others_work(place: Place) -> Iterator[Taboo]:
         yield from (Taboo("intake", action, queues[word]) for word in ("live", "bulk", "check", "dead"))
         yield from (Taboo("operator", action, queues[word]) for word in ("live", "bulk", "check", "failure"))
     for word, arn in queues.items():
-        yield from (Taboo("execution", action, arn) for action in (*take, "sqs:SendMessage"))
+        for who in ("execution", "verify", "scheduler"):
+            yield from (Taboo(who, action, arn) for action in (*take, "sqs:SendMessage"))
         if word in {"bulk", "check"}:
             yield Taboo("intake", "sqs:SendMessage", arn)
         if word != "bulk":
             yield Taboo("operator", "sqs:SendMessage", arn)
-    for who in ("intake", "execution", "operator"):
+    for who in ("intake", "execution", "scheduler", "operator"):
         yield Taboo(who, "s3:GetObject", place.arns("object")[0])
-    for who in ("intake", "worker", "operator"):
+    for who in ("intake", "worker", "verify", "scheduler", "operator"):
         yield from (Taboo(who, "secretsmanager:GetSecretValue", arn) for arn in place.secrets)
+
+
+def _other_tasks() -> Iterator[Taboo]:
+    """Give what would let the scheduler start something else, elsewhere, or as somebody else."""
+    tasks = f"arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition"
+    yield from (Taboo("scheduler", "ecs:RunTask", f"{tasks}/{each}:1", {"ecs:cluster": CLUSTER}) for each in _FAMILIES)
+    yield Taboo("scheduler", "ecs:RunTask", f"{tasks}/s3nsync-verify:7", {"ecs:cluster": CLUSTER.replace("s3n", "x")})
+    yield Taboo(
+        "scheduler", "ecs:StopTask", f"arn:aws:ecs:{REGION}:{ACCOUNT}:task/s3nsync/0f", {"ecs:cluster": CLUSTER}
+    )
+    for role in ("intake", "worker", "scheduler"):
+        yield Taboo("scheduler", "iam:PassRole", role_arn(role), _AS_TASK)
+    for role in ("verify", "execution"):
+        yield Taboo("scheduler", "iam:PassRole", role_arn(role), {"iam:PassedToService": "ec2.amazonaws.com"})
+
+
+_FAMILIES = ("s3nsync", "s3nsync-verify-of-others", "somebody-elses")
 
 
 def _past_the_key(place: Place) -> Iterator[Taboo]:

@@ -29,6 +29,7 @@ ALARMS = {
     *(f"{NAME}-{alarm}" for alarm in ("dead-letters", "dead-letters-expiring", "oldest-message", "lag", "no-progress")),
     *(f"{NAME}-{alarm}" for alarm in ("intake-errors", "intake-failures", "no-worker", "scale-out", "scale-in")),
 }
+VERIFY_ALARMS = {f"{NAME}-verify-differences", f"{NAME}-verify-missing"}
 
 
 def client(aws: boto3.Session, url: str, service_name: str, region: str | None = None) -> Any:
@@ -68,6 +69,7 @@ def deployed(
     secret_version: int = 1,
     eventbridge: bool = False,
     spot: bool = False,
+    verify_hours: int = 0,
 ) -> None:
     """Compare every part of a deployment of one bucket with the promises."""
     queues(made, check, eventbridge=eventbridge)
@@ -79,7 +81,8 @@ def deployed(
     service(made, check, spot=spot, secret_version=secret_version)
     scaling(made, check)
     policies(made, check, eventbridge=eventbridge)
-    operations(made, check)
+    operations(made, check, verifies=bool(verify_hours))
+    verify(made, check, every_hours=verify_hours)
     encryption(made, check)
 
 
@@ -311,7 +314,7 @@ def _policies(made: Deployment) -> dict[str, dict[str, Any]]:
     """Ask for the policies of roles, queues, key and function; made-up names become those of policies.json."""
     iam = made.client("iam")
     role, trust = {"operator": json.loads(made.outputs["operator_policy"])}, {}
-    for job in ("intake", "worker", "execution"):
+    for job in made.outputs["role_arns"]:
         name = f"{NAME}-{made.aws.region_name}-{job}"
         attached = [each["PolicyArn"] for each in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]]
         if len(attached) != 1 or iam.list_role_policies(RoleName=name)["PolicyNames"]:
@@ -356,16 +359,17 @@ def _in_order(document: Any) -> Any:
     return document
 
 
-def operations(made: Deployment, check: Check) -> None:
+def operations(made: Deployment, check: Check, *, verifies: bool) -> None:
     """Compare logs, alarms, topic and dashboard."""
     groups = {each["logGroupName"]: each for each in made.client("logs").describe_log_groups()["logGroups"]}
     for name in (f"/aws/lambda/{NAME}-intake", f"/ecs/{NAME}"):
         kept = (groups[name].get("retentionInDays"), groups[name].get("kmsKeyId"))
         check(f"{name}: 30 days, encrypted", kept, (30, made.outputs["kms_key_arn"]))
     alarms = _alarms(made)
-    check("alarms", set(alarms), ALARMS)
+    wanted = ALARMS | (VERIFY_ALARMS if verifies else set())
+    check("alarms", set(alarms), wanted)
     topic = made.arn("sns", f"{NAME}-alarms")
-    for name in ALARMS - {f"{NAME}-scale-out", f"{NAME}-scale-in"}:
+    for name in wanted - {f"{NAME}-scale-out", f"{NAME}-scale-in"}:
         check(f"{name}: tells", (alarms[name]["AlarmActions"], alarms[name]["OKActions"]), ([topic], [topic]))
     lag = alarms[f"{NAME}-lag"]
     check(
@@ -376,7 +380,46 @@ def operations(made: Deployment, check: Check) -> None:
     attributes = made.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
     check("topic: encrypted", attributes["KmsMasterKeyId"], made.outputs["kms_key_arn"])
     board = json.loads(made.client("cloudwatch").get_dashboard(DashboardName=NAME)["DashboardBody"])
-    check("dashboard: panels", len(board["widgets"]), 6)
+    check("dashboard: panels", len(board["widgets"]), 8 if verifies else 6)
+
+
+def verify(made: Deployment, check: Check, *, every_hours: int) -> None:
+    """Compare the schedule and what it starts; 0 hours: there is none."""
+    scheduler = made.client("scheduler")
+    schedules = [each["Name"] for each in scheduler.list_schedules()["Schedules"]]
+    check("verify: schedules", schedules, [f"{NAME}-verify"] if every_hours else [])
+    roles = {each["RoleName"].removeprefix(f"{NAME}-{made.aws.region_name}-") for each in _roles(made)}
+    check("verify: roles", roles & {"verify", "scheduler"}, {"verify", "scheduler"} if every_hours else set())
+    if not every_hours:
+        return
+    found = scheduler.get_schedule(Name=f"{NAME}-verify")
+    check("verify: how often", found["ScheduleExpression"], f"rate({every_hours} hours)")
+    target = found["Target"]
+    check("verify: as whom", target["RoleArn"], made.outputs["role_arns"]["scheduler"])
+    check("verify: in the cluster", target["Arn"], made.arn("ecs", f"cluster/{NAME}"))
+    parameters = target["EcsParameters"]
+    place = parameters["NetworkConfiguration"]["awsvpcConfiguration"]
+    check("verify: private", place["AssignPublicIp"], "DISABLED")
+    check("verify: in the subnets", set(place["Subnets"]), set(made.outputs["subnet_ids"]))
+    asked = {"taskDefinition": parameters["TaskDefinitionArn"]}
+    task = made.client("ecs").describe_task_definition(**asked)["taskDefinition"]
+    check("verify: family", task["family"], f"{NAME}-verify")
+    check(
+        "verify: the task's roles",
+        (task["taskRoleArn"], task["executionRoleArn"]),
+        (made.outputs["role_arns"]["verify"], made.outputs["role_arns"]["execution"]),
+    )
+    container = task["containerDefinitions"][0]
+    check("verify: command", container["command"], ["verify", "--json"])
+    check("verify: image", container["image"], made.outputs["image"])
+    check("verify: no health to ask for", container.get("healthCheck"), None)
+    environment = {each["name"]: each["value"] for each in container["environment"]}
+    check("verify: the worker's settings", environment, made.outputs["worker_environment"])
+    check("verify: the worker's secrets", [each["name"] for each in container["secrets"]], ["NS_SECRET"])
+
+
+def _roles(made: Deployment) -> list[Any]:
+    return list(made.client("iam").list_roles()["Roles"])
 
 
 def _alarms(made: Deployment) -> dict[str, Any]:
@@ -419,6 +462,7 @@ def leftovers(aws: boto3.Session, url: str) -> set[str]:
         "log group": [each["logGroupName"] for each in ask("logs").describe_log_groups()["logGroups"]],
         "alarm": [each["AlarmName"] for each in ask("cloudwatch").describe_alarms()["MetricAlarms"]],
         "dashboard": [each["DashboardName"] for each in ask("cloudwatch").list_dashboards()["DashboardEntries"]],
+        "schedule": [each["Name"] for each in ask("scheduler").list_schedules()["Schedules"]],
         "topic": [each["TopicArn"] for each in ask("sns").list_topics()["Topics"]],
         "repository": [each["repositoryName"] for each in ask("ecr").describe_repositories()["repositories"]],
         "cluster": [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from terraform.iam import Statement
+from terraform.iam import NOTHING, Statement
 from terraform.permissions import QUEUES, ROLES, VARIANTS, Deployment, Need, Place, deployments, needs, requests
 
 WORDS = {
@@ -26,8 +26,13 @@ WORDS = {
     "repository": "the image's repository",
     "role execution": "execution",
     "role intake": "intake",
+    "role scheduler": "scheduler",
+    "role verify": "verify",
     "role worker": "worker",
+    "scheduler": "only with `verify_every_hours`",
     "secret": "the secrets",
+    "verify": "the task on a schedule, only with `verify_every_hours`",
+    "verify's task": "verify's task definition",
     "worker": "the task",
     "worker's log": "the worker's log group",
 }
@@ -35,6 +40,8 @@ WORDS = {
 CONDITIONS = {
     "aws:sourceaccount": "for this account",
     "aws:sourcearn": "for this bucket or rule",
+    "ecs:cluster": "in the cluster",
+    "iam:passedtoservice": "to ECS tasks",
     "kms:encryptioncontext:aws:logs:arn": "for these log groups",
     "kms:viaservice": "through {}",
 }
@@ -67,7 +74,7 @@ def _statements(role: str) -> Iterator[tuple[Statement, list[Need]]]:
     """Give a role's statements, each once over all variants, with the calls that need it."""
     told: set[str] = set()
     for deployment, place in _variants():
-        for statement in deployment.roles[role].statements:
+        for statement in deployment.roles.get(role, NOTHING).statements:
             wanted = _needing(statement, deployment, place, role)
             if statement.sid not in told:
                 told.add(statement.sid)

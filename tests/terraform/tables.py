@@ -18,7 +18,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2] / "terraform"
 README = ROOT / "README.md"
-DIFFERENT = {"routes": "untyped in the root, to refuse unknown keys, and with the simple variables as its default"}
+DIFFERENT = {
+    "routes": "untyped in the root, to refuse unknown keys, and with the simple variables as its default",
+    "operations": "untyped in the root, to refuse unknown keys",
+}
 RENAMED = {"natgwrtid": "nat_route_table_id"}
 MOST_VARIABLES = 30
 

@@ -15,7 +15,7 @@ resource "aws_cloudwatch_log_group" "this" {
   for_each = local.log_group_names
 
   name              = each.value
-  retention_in_days = var.log_retention_days
+  retention_in_days = var.operations.log_retention_days
   kms_key_id        = local.kms_key_arn
 
   depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
@@ -25,7 +25,7 @@ resource "aws_cloudwatch_log_group" "this" {
 # Each says in its description what it means and what to do.
 
 resource "aws_sns_topic" "alarms" {
-  count = var.alarm_topic_arn == null ? 1 : 0
+  count = var.operations.alarm_topic_arn == null ? 1 : 0
 
   name              = "${var.name}-alarms"
   kms_master_key_id = local.kms_key_arn
@@ -34,7 +34,7 @@ resource "aws_sns_topic" "alarms" {
 }
 
 locals {
-  alarm_topic_arn = var.alarm_topic_arn != null ? var.alarm_topic_arn : aws_sns_topic.alarms[0].arn
+  alarm_topic_arn = var.operations.alarm_topic_arn != null ? var.operations.alarm_topic_arn : aws_sns_topic.alarms[0].arn
 
   # Routes may make changes wait on purpose.
   settle_s = max([for route in var.routes : coalesce(route.settle_s, 0)]...)
@@ -156,7 +156,7 @@ resource "aws_cloudwatch_metric_alarm" "no_worker" {
 # --- dashboard ------------------------------------------------------------------------------------------------------
 
 locals {
-  panels = [
+  panels = concat([
     {
       title = "Lag, S3 to NetStorage (s)", stat = "p50"
       metrics = [
@@ -196,7 +196,7 @@ locals {
         "ServiceName", aws_ecs_service.worker.name,
       ]]
     },
-  ]
+  ], local.verify_panels)
 }
 
 resource "aws_cloudwatch_dashboard" "this" {

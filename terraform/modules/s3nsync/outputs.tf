@@ -60,7 +60,7 @@ output "secret_arns" {
 }
 
 output "role_arns" {
-  description = "The roles: intake, worker, execution."
+  description = "The roles: intake, worker, execution; with a schedule for verify also verify and scheduler."
   value       = { for job, role in aws_iam_role.this : job => role.arn }
 }
 

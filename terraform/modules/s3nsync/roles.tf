@@ -1,14 +1,17 @@
 # --- one role for each job ------------------------------------------------------------------------------------------
-# intake: the function. worker: the task. execution: what ECS does before the task's first instruction. Each has one
-# policy, with only the actions and ARNs that it needs. The region is in the names because IAM knows none. ARNs are put
+# intake: the function. worker: the task. execution: what ECS does before the task's first instruction. With a schedule
+# for it, verify: the task that compares both sides, and scheduler: what starts that task. Each has one policy, with only the actions and ARNs that it needs. The region is in the names because IAM knows none. ARNs are put
 # together, not asked of the resources: else a plan that changes a queue could not say what becomes of the policies.
 
 locals {
-  roles = { # and who takes them on
-    intake    = "lambda.amazonaws.com"
-    worker    = "ecs-tasks.amazonaws.com"
-    execution = "ecs-tasks.amazonaws.com"
-  }
+  roles = merge( # and who takes them on
+    {
+      intake    = "lambda.amazonaws.com"
+      worker    = "ecs-tasks.amazonaws.com"
+      execution = "ecs-tasks.amazonaws.com"
+    },
+    local.verifies ? { verify = "ecs-tasks.amazonaws.com", scheduler = "scheduler.amazonaws.com" } : {},
+  )
 }
 
 resource "aws_iam_role" "this" {
@@ -30,6 +33,8 @@ resource "aws_iam_policy" "this" {
     intake    = data.aws_iam_policy_document.intake.json
     worker    = data.aws_iam_policy_document.worker.json
     execution = data.aws_iam_policy_document.execution.json
+    verify    = data.aws_iam_policy_document.verify.json
+    scheduler = data.aws_iam_policy_document.scheduler.json
   }[each.key]
 
   depends_on = [terraform_data.routes_are_sound, terraform_data.bucket_is_free, terraform_data.endpoint_is_missing]
@@ -52,9 +57,9 @@ data "aws_iam_policy_document" "assume" {
       identifiers = [each.value]
     }
 
-    # ECS says for whom it asks when a task takes on its role; AWS documents that for no other of these.
+    # ECS says for whom it asks when a task takes on its role, and the scheduler does; AWS documents that for no other.
     dynamic "condition" {
-      for_each = each.key == "worker" ? [local.account] : []
+      for_each = contains(["worker", "verify", "scheduler"], each.key) ? [local.account] : []
       content {
         test     = "StringEquals"
         variable = "aws:SourceAccount"

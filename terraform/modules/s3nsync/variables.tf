@@ -406,26 +406,26 @@ variable "bucket_kms_key_arns" {
   }
 }
 
-variable "log_retention_days" {
-  description = "How long CloudWatch keeps the logs."
-  type        = number
-  default     = 30
+variable "operations" {
+  description = "What is kept and told: `log_retention_days` (30); `alarm_topic_arn`, the SNS topic for alarms (by default the module makes one; subscribe to it); `verify_every_hours`, 1 to 84: how often both sides are proven equal (never by default)."
+  type        = object({ log_retention_days = optional(number, 30), alarm_topic_arn = optional(string), verify_every_hours = optional(number) })
+  default     = {}
   nullable    = false
 
   validation {
     # The values that PutRetentionPolicy takes.
-    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.log_retention_days)
-    error_message = "log_retention_days: must be one of 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653."
+    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.operations.log_retention_days)
+    error_message = "operations: log_retention_days must be one of 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653."
   }
-}
-
-variable "alarm_topic_arn" {
-  description = "SNS topic that alarms go to. By default the module makes one; subscribe to it."
-  type        = string
-  default     = null
 
   validation {
-    condition     = var.alarm_topic_arn == null || can(regex("^arn:[^:]+:sns:[^:]+:[0-9]{12}:.+", var.alarm_topic_arn))
-    error_message = "alarm_topic_arn: must be the ARN of an SNS topic."
+    condition     = var.operations.alarm_topic_arn == null || can(regex("^arn:[^:]+:sns:[^:]+:[0-9]{12}:.+", var.operations.alarm_topic_arn))
+    error_message = "operations: alarm_topic_arn must be the ARN of an SNS topic."
+  }
+
+  validation {
+    # The alarm for a verify that did not come looks back over two of them, and CloudWatch's alarms over a week at most.
+    condition     = var.operations.verify_every_hours == null || try(var.operations.verify_every_hours >= 1 && var.operations.verify_every_hours <= 84 && floor(var.operations.verify_every_hours) == var.operations.verify_every_hours, false)
+    error_message = "operations: verify_every_hours must be a whole number from 1 to 84; leave it out for no verify."
   }
 }

@@ -38,6 +38,32 @@ locals {
 
   # A task reads the secret at its start only. So a new version makes a new revision, and that starts new tasks.
   worker_labels = { "s3nsync.secret-version" = tostring(var.secret_version) }
+
+  # What every task of ours runs: the image, confined, with its settings, its secrets and its log.
+  container = {
+    name      = "worker"
+    image     = local.image
+    essential = true
+
+    user = "10001:10001"
+    linuxParameters = {
+      initProcessEnabled = true # process 1 would ignore SIGTERM until Python has set its handler
+      capabilities       = { drop = ["ALL"] }
+    }
+
+    stopTimeout  = 120 # Fargate's most; the worker's own drain ends within it
+    dockerLabels = local.worker_labels
+
+    environment = [for name, value in local.worker_environment : { name = name, value = value }]
+    secrets = [
+      for account, arn in local.secret_arns :
+      { name = account == "default" ? "NS_SECRET" : "NS_SECRET_${upper(account)}", valueFrom = arn }
+    ]
+  }
+  log_options = {
+    awslogs-group  = aws_cloudwatch_log_group.this["worker"].name
+    awslogs-region = local.region
+  }
 }
 
 resource "aws_ecs_task_definition" "worker" {
@@ -54,20 +80,9 @@ resource "aws_ecs_task_definition" "worker" {
     cpu_architecture        = var.architecture
   }
 
-  container_definitions = jsonencode([{
-    name      = "worker"
-    image     = local.image
-    command   = ["run"]
-    essential = true
-
-    user                   = "10001:10001"
+  container_definitions = jsonencode([merge(local.container, {
+    command                = ["run"]
     readonlyRootFilesystem = true # nothing is spooled, and health needs no file
-    linuxParameters = {
-      initProcessEnabled = true # process 1 would ignore SIGTERM until Python has set its handler
-      capabilities       = { drop = ["ALL"] }
-    }
-
-    stopTimeout = 120 # Fargate's most; the worker's own drain ends within it
     healthCheck = {
       command     = ["CMD", "python3", "-m", "s3nsync.health"] # a tenth of the cost of `s3nsync health`
       interval    = 30
@@ -75,24 +90,11 @@ resource "aws_ecs_task_definition" "worker" {
       retries     = 3
       startPeriod = 60
     }
-
-    dockerLabels = local.worker_labels
-
-    environment = [for name, value in local.worker_environment : { name = name, value = value }]
-    secrets = [
-      for account, arn in local.secret_arns :
-      { name = account == "default" ? "NS_SECRET" : "NS_SECRET_${upper(account)}", valueFrom = arn }
-    ]
-
     logConfiguration = {
       logDriver = "awslogs"
-      options = {
-        awslogs-group         = aws_cloudwatch_log_group.this["worker"].name
-        awslogs-region        = local.region
-        awslogs-stream-prefix = "worker"
-      }
+      options   = merge(local.log_options, { awslogs-stream-prefix = "worker" })
     }
-  }])
+  })])
 }
 
 # --- service --------------------------------------------------------------------------------------------------------

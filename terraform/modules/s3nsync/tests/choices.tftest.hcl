@@ -154,6 +154,16 @@ run "defaults" {
     condition     = alltrue([for group in aws_cloudwatch_log_group.this : group.retention_in_days == 30])
     error_message = "Logs are kept for 30 days."
   }
+
+  assert {
+    condition = (
+      length(aws_scheduler_schedule.verify) == 0 &&
+      length(aws_ecs_task_definition.verify) == 0 &&
+      length(aws_cloudwatch_metric_alarm.verify) == 0 &&
+      toset(keys(aws_iam_role.this)) == toset(["intake", "worker", "execution"])
+    )
+    error_message = "Nothing is verified on a schedule, and no role is made for it."
+  }
 }
 
 run "several_buckets_and_prefixes" {
@@ -353,9 +363,9 @@ run "existing_secret" {
 run "existing_image_key_and_topic" {
   command = plan
   variables {
-    image           = "111122223333.dkr.ecr.eu-west-1.amazonaws.com/tools/s3nsync:1.0"
-    kms_key_arn     = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-0000-0000-000000000000"
-    alarm_topic_arn = "arn:aws:sns:eu-central-1:111122223333:alarms"
+    image       = "111122223333.dkr.ecr.eu-west-1.amazonaws.com/tools/s3nsync:1.0"
+    kms_key_arn = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-0000-0000-000000000000"
+    operations  = { alarm_topic_arn = "arn:aws:sns:eu-central-1:111122223333:alarms" }
   }
 
   assert {
@@ -448,5 +458,69 @@ run "subnets_in_a_further_range_of_the_vpc" {
   assert {
     condition     = aws_subnet.this[1].cidr_block == "100.64.0.16/28"
     error_message = "Any range of the VPC will do."
+  }
+}
+
+run "proof_on_a_schedule" {
+  command = plan
+  variables {
+    operations = { verify_every_hours = 84, log_retention_days = 7 }
+  }
+
+  assert {
+    condition     = aws_scheduler_schedule.verify[0].schedule_expression == "rate(84 hours)"
+    error_message = "As often as was asked for."
+  }
+
+  assert {
+    condition = (
+      aws_ecs_task_definition.verify[0].family == "s3nsync-verify" &&
+      aws_ecs_task_definition.verify[0].cpu == aws_ecs_task_definition.worker.cpu &&
+      aws_scheduler_schedule.verify[0].target[0].ecs_parameters[0].launch_type == "FARGATE" &&
+      !aws_scheduler_schedule.verify[0].target[0].ecs_parameters[0].network_configuration[0].assign_public_ip
+    )
+    error_message = "A task of the worker's size, in its network."
+  }
+
+  assert {
+    condition = (
+      toset(keys(aws_iam_role.this)) == toset(["intake", "worker", "execution", "verify", "scheduler"]) &&
+      toset(keys(aws_iam_policy.this)) == toset(["intake", "worker", "execution", "verify", "scheduler"])
+    )
+    error_message = "Two roles of its own."
+  }
+
+  assert {
+    condition = (
+      aws_cloudwatch_metric_alarm.verify["verify-differences"].metric_name == "verify_differences" &&
+      aws_cloudwatch_metric_alarm.verify["verify-differences"].threshold == 0 &&
+      aws_cloudwatch_metric_alarm.verify["verify-differences"].treat_missing_data == "ignore" &&
+      aws_cloudwatch_metric_alarm.verify["verify-missing"].evaluation_periods == 168 &&
+      aws_cloudwatch_metric_alarm.verify["verify-missing"].period == 3600 &&
+      aws_cloudwatch_metric_alarm.verify["verify-missing"].treat_missing_data == "breaching"
+    )
+    error_message = "Differences and absence are told; CloudWatch looks back a week at most: 604,800 s."
+  }
+
+  assert {
+    condition     = length(local.panels) == 8
+    error_message = "Two more panels."
+  }
+
+  assert {
+    condition     = alltrue([for group in aws_cloudwatch_log_group.this : group.retention_in_days == 7])
+    error_message = "Logs are kept as long as was said."
+  }
+}
+
+run "proof_every_hour" {
+  command = plan
+  variables {
+    operations = { verify_every_hours = 1 }
+  }
+
+  assert {
+    condition     = aws_scheduler_schedule.verify[0].schedule_expression == "rate(1 hour)"
+    error_message = "One hour is singular."
   }
 }

@@ -84,8 +84,7 @@ run "values_of_the_wrong_form" {
     intake_concurrency  = 0
     kms_key_arn         = "arn:aws:kms:eu-central-1:111122223333:alias/own"
     bucket_kms_key_arns = ["00000000-0000-0000-0000-000000000000"]
-    log_retention_days  = 31
-    alarm_topic_arn     = "alarms"
+    operations          = { log_retention_days = 31, alarm_topic_arn = "alarms", verify_every_hours = 85 }
   }
   expect_failures = [
     var.name,
@@ -100,8 +99,7 @@ run "values_of_the_wrong_form" {
     var.intake_concurrency,
     var.kms_key_arn,
     var.bucket_kms_key_arns,
-    var.log_retention_days,
-    var.alarm_topic_arn,
+    var.operations,
   ]
 }
 
@@ -378,4 +376,20 @@ run "no_metrics" {
     worker_environment = { S3NSYNC_METRICS_EMF = "false" }
   }
   expect_failures = [var.worker_environment]
+}
+
+run "a_verify_more_than_hourly" {
+  command = plan
+  variables {
+    operations = { verify_every_hours = 0.5 }
+  }
+  expect_failures = [var.operations]
+}
+
+run "a_verify_less_than_twice_a_week" {
+  command = plan
+  variables {
+    operations = { verify_every_hours = 85 }
+  }
+  expect_failures = [var.operations]
 }

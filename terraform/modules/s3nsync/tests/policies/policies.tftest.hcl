@@ -79,6 +79,7 @@ run "eventbridge" {
 
   variables {
     event_path = "eventbridge"
+    operations = { verify_every_hours = 24 }
   }
 }
 
@@ -99,5 +100,6 @@ run "given" {
     kms_key_arn         = "arn:aws:kms:eu-central-1:123456789012:key/given"
     bucket_kms_key_arns = ["arn:aws:kms:eu-central-1:123456789012:key/bucket"]
     image               = "210987654321.dkr.ecr.eu-central-1.amazonaws.com/team/s3nsync:1.0"
+    operations          = { verify_every_hours = 24 }
   }
 }
