@@ -149,6 +149,7 @@ class Verification:
         self._sink = configure(settings.log.format, "warning", settings.secrets())
         ui.redact = self._sink.redact
         self._expected: int | None = None
+        self._is_part = False
         self._total = Tally()
         self._now = Tally()
         self._began_s = time.monotonic()
@@ -158,6 +159,7 @@ class Verification:
 
     async def run(self, routes: Sequence[Route]) -> int:
         """Look at the routes, tell what is found, mend what may be; gives the exit code."""
+        self._is_part = len(routes) < len(self._settings.routes)
         writes = self._repair is not None and not self._repair.dry_run
         direct = self._repair is not None and self._repair.direct
         async with open_hands(self._ui, self._settings, writes=writes, direct=direct) as hands:
@@ -249,8 +251,15 @@ class Verification:
             data["repair"] = {"sent": dict(self._sent), "dry_run": self._repair.dry_run, **hands.facts()}
             text += f"\nRepair: {sent or 'nothing'} {verb}." + hands.words()
         self._ui.say("summary", text, **data)
-        if complete and self._settings.metrics.emf and self._sink.is_json:
+        if complete and self._is_measured:
             self._sink.write(self._metric_line(seconds))
+
+    @property
+    def _is_measured(self) -> bool:
+        """Whether CloudWatch is told: a part of a route, or a run that mends, says nothing about the whole."""
+        selection = self._selection
+        is_part = self._is_part or selection.prefix or selection.include or selection.exclude
+        return self._settings.metrics.emf and self._sink.is_json and not is_part and self._repair is None
 
     def _metric_line(self, seconds: float) -> str:
         return verified_line(

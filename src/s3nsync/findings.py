@@ -61,14 +61,14 @@ class Teller:
             self._csv.writerow(list(row.values()))
         self._told[finding.kind] += 1
         if self._ui.as_json or self._told[finding.kind] <= SHOWN:
-            self._ui.say("finding", f"{finding.kind:12} {finding.key}\n{'':12} {finding.why}", **row)
+            self._ui.say("finding", f"{finding.kind:12} {finding.key}  ({finding.why})", **row)
 
     def tell_rest(self) -> None:
         """Say how many findings people were not shown."""
         for kind, count in self._told.items():
             if count > SHOWN and not self._ui.as_json:
                 where = self._csv_file or "--json or --csv FILE"
-                self._ui.say("more", f"{kind:12} and {count - SHOWN:,} more: see {where}")
+                self._ui.say("more", f"{kind:12} … and {count - SHOWN:,} more: see {where}")
 
 
 def _row(route: Route, finding: Finding) -> dict[str, object]:
