@@ -28,6 +28,7 @@ import contextlib
 import re
 import socket
 import struct
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -105,12 +106,26 @@ class Injection:
 
 @dataclass(eq=False)
 class Exchange:
-    """One request and what became of it: `body` is the answer's, kept for AWS's JSON only."""
+    """One request and what became of it: `body` is the answer's, kept for AWS's JSON only; times are monotonic."""
 
     text: str
     status: int = 0
     body: bytes = b""
-    answered: bool = False
+    ended_s: float | None = None
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answer's last byte has passed."""
+        return self.ended_s is not None
+
+    def tell(self, now_s: float) -> str:
+        """Say in one line what was asked and when, and how long the answer took, or has been waited for."""
+        action = re.search(r"x-amz-target: *(\S+)", self.text, re.IGNORECASE)
+        what = action[1] if action else self.text.partition(" HTTP/")[0]
+        took_s = (self.ended_s or now_s) - self.began_s
+        how = f"{self.status} after" if self.answered else "no answer for"
+        return f"{now_s - self.began_s:7.2f} s ago: {what}: {how} {took_s:.2f} s"
 
 
 class _SourceGone(Exception):
@@ -316,6 +331,11 @@ class FaultProxy:
         """Give the exchanges whose request matches."""
         return [each for each in self.exchanges if re.search(request, each.text, re.DOTALL)]
 
+    def tell(self, last: int = 12) -> str:
+        """Say what went through last, for a test that failed: what stands still differs from what was just asked."""
+        now_s = time.monotonic()
+        return "\n".join(each.tell(now_s) for each in self.exchanges[-last:])
+
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a client's connection in a task of its own."""
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
@@ -414,7 +434,7 @@ async def _answer(lane: _Lane, exchange: Exchange, server: asyncio.StreamReader,
         body = _once(exchange.body)
     exchange.status = head.status
     await lane.run(head, body)
-    exchange.answered = True
+    exchange.ended_s = time.monotonic()
     return ends_itself
 
 

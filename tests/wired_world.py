@@ -44,6 +44,9 @@ LEASE_S = 10
 RECEIVE = r"AmazonSQS\.ReceiveMessage"
 WITHIN_S = 30.0
 
+START_S = 120.0
+"""How long a worker may take to ask for its first message: on a busy machine Python alone has taken half a minute."""
+
 
 @dataclass
 class World:
@@ -86,12 +89,14 @@ class World:
         asked = len(self.cloud.seen(RECEIVE))
         process = Process(verb, self.env(**env), self.folder)
         try:
+            await self.begun(process, asked)
             yield process
             if process.popen.poll() is None:
-                await self.until(lambda: len(self.cloud.seen(RECEIVE)) > asked)
                 await self.leave(process)
         except BaseException:
-            print(process.text, await self.owed(), self.cloud.exchanges[-5:], self.netstorage.exchanges[-5:])  # noqa: T201
+            # The wires first: when even asking AWS fails, they have said it already.
+            print(process.text, self.cloud.tell(), self.netstorage.tell(), sep="\n")  # noqa: T201 - tells why
+            print(await self.owed())  # noqa: T201 - tells why
             raise
         finally:
             self.cloud.clear()
@@ -101,6 +106,13 @@ class World:
         assert "Traceback" not in process.text, process.text
         assert KEY not in process.text
         assert self.aws.keys.secret_key not in process.text
+
+    async def begun(self, process: Process, asked: int = 0) -> None:
+        """Wait until a worker asks for messages, of which `asked` others were before it, or has ended.
+
+        No other wait counts a worker's start: how long that takes says how busy the machine is, and nothing else.
+        """
+        await self.until(lambda: len(self.cloud.seen(RECEIVE)) > asked or process.popen.poll() is not None, START_S)
 
     async def leave(self, process: Process) -> None:
         """Stop the worker by SIGTERM; it must leave with 0."""

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fault_proxy import Fault, FaultProxy, Injection, Kind, Place, Side, _Head, _Lane, proxying
+from fault_proxy import Exchange, Fault, FaultProxy, Injection, Kind, Place, Side, _Head, _Lane, proxying
 from hostile import Peer, hostile
 
 BODY = b"0123456789" * 30
@@ -253,6 +253,15 @@ async def test_a_server_that_hangs_up_is_passed_on_as_such() -> None:
             assert await asyncio.wait_for(reader.read(), 2) == ANSWER[:-5]
         await _hang_up(writer)
         assert [each.answered for each in proxy.exchanges] == [False]
+
+
+def test_what_stands_still_is_told_from_what_was_just_asked() -> None:
+    """A failed test's record says when each request came and how long it took, or has been waiting."""
+    receive = "POST / HTTP/1.1\r\nX-Amz-Target: AmazonSQS.ReceiveMessage\r\n\r\n{}"
+    answered = Exchange(receive, status=200, began_s=100.0, ended_s=100.25)
+    waiting = Exchange("GET /bucket/key?a=b HTTP/1.1\r\nHost: s3\r\n\r\n", began_s=101.0)
+    assert answered.tell(130.0) == "  30.00 s ago: AmazonSQS.ReceiveMessage: 200 after 0.25 s"
+    assert waiting.tell(130.0) == "  29.00 s ago: GET /bucket/key?a=b: no answer for 29.00 s"
 
 
 @given(st.lists(st.binary(min_size=1, max_size=5), max_size=8), st.integers(0, 20), st.binary(min_size=1, max_size=3))

@@ -162,6 +162,7 @@ async def _trigger(moment: Moment, world: World) -> None:
 async def _reach(moment: Moment, world: World, process: Process) -> Injection:
     """Bring the worker to the moment; everything stands still there."""
     if moment.story == "delete":
+        await world.begun(process)
         await world.put("key", SMALL)
         await world.settled()
     anchor = world.netstorage.hold(UPLOAD, side="answer") if moment.story in ("extend", "drain") else None
@@ -169,6 +170,7 @@ async def _reach(moment: Moment, world: World, process: Process) -> Injection:
     hold = wire.hold(moment.request, side=moment.side, at=moment.at)
     if moment.story != "again":
         await _trigger(moment, world)
+    await world.begun(process)
     if anchor is not None:
         await anchor.reached()
     if moment.story == "drain":
@@ -187,7 +189,7 @@ async def _die(moment: Moment, world: World) -> Injection:
     try:
         hold = await _reach(moment, world, process)
     except BaseException:
-        print(process.text, world.cloud.exchanges[-9:], world.netstorage.exchanges[-5:])  # noqa: T201 - tells why
+        print(process.text, world.cloud.tell(), world.netstorage.tell(), sep="\n")  # noqa: T201 - tells why
         raise
     finally:
         await asyncio.to_thread(process.kill)
