@@ -238,7 +238,7 @@ def provision(aws: Aws, home: Path) -> dict[str, str]:
     dead = _queue(aws, "s3nsync-dead", {"MessageRetentionPeriod": "1209600"})
     arn = f"arn:aws:sqs:{REGION}:{ACCOUNT_ID}:s3nsync-dead.fifo"
     redrive: dict[QueueAttributeNameType, str] = {
-        "RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 100})
+        "RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 300})
     }
     queues = {
         "dead": dead,

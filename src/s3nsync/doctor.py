@@ -270,12 +270,12 @@ def _judge_dead(attributes: Mapping[str, str]) -> Iterator[Finding]:
 def _judge_redrive(name: str, attributes: Mapping[str, str]) -> Iterator[Finding]:
     policy = attributes.get("RedrivePolicy")
     if policy is None:
-        hint = "redrive it to the dead queue after 100 receives"
+        hint = "redrive it to the dead queue after 300 receives"
         yield Finding("warning", f"{name} queue: a message that kills workers would go round for ever", hint)
         return
     receives = int(json.loads(policy).get("maxReceiveCount", 0))
     if receives < REDRIVE_AT_LEAST:
-        hint = "set maxReceiveCount to 100: waiting and draining count as receives too"
+        hint = "set maxReceiveCount to 300: waiting and draining count as receives too"
         yield Finding("warning", f"{name} queue: buries after {receives} receives, without a reason", hint)
 
 

@@ -2,7 +2,7 @@
 
 SQS has no way to look without taking, so a sweep takes every entry for a while, decides on each, removes those that are
 done with and gives the others back at once. Entries that the worker buried carry their reason; those that SQS itself
-moved, after a hundred receives, carry none: a message that kills workers.
+moved, after three hundred receives, carry none: a message that kills workers.
 
 A retried entry goes to the bulk queue with an id of its own, and is removed only after it is there.
 """

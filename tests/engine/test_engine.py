@@ -635,6 +635,16 @@ async def test_a_storm_of_429_narrows_the_lane_where_silence_rests_the_route(
     assert (len(told), lane.window.places) == (stops, window)
 
 
+@pytest.mark.parametrize(("attempt", "after_s"), [(1, 60.0), (2, 60.0), (30, 300.0)])
+async def test_a_key_of_a_resting_route_comes_back_ever_more_rarely(attempt: int, after_s: float) -> None:
+    """Each return costs one of the queue's receives: an outage of days must not use them up."""
+    world = World()
+    gate = Breaker((ROUTE,), lambda: 0.0, on_stop=lambda *_: None, on_go=lambda _: None)
+    gate.hold(ROUTE, 60.0, "for this test")
+    outcome = await replace(world.engine, gate=gate).replicate(PUT, FakeHand(attempt=attempt))
+    assert outcome == Retry(f"the route rests: {ROUTE}", after_s, failed=False)
+
+
 async def test_rule_8_the_last_byte_of_a_stream_is_noted_as_it_leaves() -> None:
     """Cut before it nothing can land, cut after it something may."""
     for cut_after, pending in ((8, False), (12, True)):

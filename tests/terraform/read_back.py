@@ -123,7 +123,7 @@ def queues(made: Deployment, check: Check, *, eventbridge: bool) -> None:
             )
         else:
             redrive = json.loads(found["RedrivePolicy"])
-            wanted = {"deadLetterTargetArn": made.arn("sqs", QUEUES["dead"]), "maxReceiveCount": 100}
+            wanted = {"deadLetterTargetArn": made.arn("sqs", QUEUES["dead"]), "maxReceiveCount": 300}
             check(f"{queue}: redrive", redrive, wanted)
 
 

@@ -108,7 +108,9 @@ class Replicator:
         """Do the work, if the route does not rest; the gate is asked only now, as the wait for a place may be long."""
         rest_s = self.gate.wait_s(placement.route)
         if rest_s > 0:
-            return Retry(f"the route rests: {placement.route}", rest_s, failed=False)
+            # Each return costs one of the queue's receives, and an outage may last for days: so ever more rarely.
+            after_s = max(rest_s, self.backoff_s(access.hand.attempt))
+            return Retry(f"the route rests: {placement.route}", after_s, failed=False)
         try:
             if isinstance(placement, FolderMarker):
                 outcome = await self._mark_folder(change.ref, placement, access)

@@ -17,7 +17,7 @@ locals {
   retention_s = 1209600 # 14 days, SQS's most
 
   # A message comes here only when it killed worker after worker: the worker buries by its own rules long before.
-  redrive_policy = jsonencode({ deadLetterTargetArn = aws_sqs_queue.dead.arn, maxReceiveCount = 100 })
+  redrive_policy = jsonencode({ deadLetterTargetArn = aws_sqs_queue.dead.arn, maxReceiveCount = 300 })
 }
 
 resource "aws_sqs_queue" "live" {
