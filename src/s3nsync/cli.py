@@ -35,7 +35,7 @@ from s3nsync.logs import configure, log_change
 from s3nsync.metrics import Metrics
 from s3nsync.model import Report
 from s3nsync.settings import Settings
-from s3nsync.shell import AsJson, ConfigFile, finish, new_ui, run_async
+from s3nsync.shell import AsJson, ConfigFile, finish, new_ui, parse_ref, run_async
 from s3nsync.ui import Ui
 from s3nsync.worker import Worker
 
@@ -220,7 +220,7 @@ def status(
     Exit code 0: all are as they should be; 1: one is not; 5: one could not be told. Nothing is written. If one is not,
     the dead-letter queue is looked through, and everything given back.
     """
-    from s3nsync.status import examine, exit_code, facts, parse_ref, words  # noqa: PLC0415 - no other verb needs it
+    from s3nsync.status import examine, exit_code, facts, words  # noqa: PLC0415 - no other verb needs it
 
     ui = new_ui(as_json=as_json)
 

@@ -22,6 +22,7 @@ from s3nsync.events import Burial
 from s3nsync.figures import human_bytes, settled_name
 from s3nsync.model import Change, Copied, ObjectRef, Report, Route
 from s3nsync.settings import Settings
+from s3nsync.shell import parse_ref
 from s3nsync.sides import Selection
 from s3nsync.ui import Advance, Ui
 
@@ -154,12 +155,7 @@ def choose(routes: Sequence[Route], names: Sequence[str], selection: Selection) 
 
 def ref_of(url: str) -> ObjectRef | None:
     """Read `s3://bucket/key`; None if it is empty."""
-    if not url:
-        return None
-    bucket, slash, key = url.removeprefix("s3://").partition("/")
-    if not (url.startswith("s3://") and bucket and slash and key):
-        raise ConfigError(f"{url!r} is no object", hint="write s3://bucket/path/manifest.json")
-    return ObjectRef(bucket, key)
+    return parse_ref(url, example="s3://bucket/path/manifest.json") if url else None
 
 
 # --- progress --------------------------------------------------------------------------------------------------

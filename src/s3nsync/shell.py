@@ -12,6 +12,8 @@ import typer
 
 from s3nsync.app import relax_collector
 from s3nsync.config import load
+from s3nsync.errors import ConfigError
+from s3nsync.model import ObjectRef
 from s3nsync.settings import Settings
 from s3nsync.ui import Ui
 
@@ -32,6 +34,14 @@ def new_ui(*, as_json: bool = False) -> Ui:
 def settings_of(config: Path | None) -> Settings:
     """Read the settings; ConfigError names every mistake."""
     return load(config, os.environ)
+
+
+def parse_ref(url: str, *, example: str = "s3://bucket/key") -> ObjectRef:
+    """Read `s3://bucket/key`; the key is taken as it stands. Raises ConfigError with an example of what is wanted."""
+    bucket, slash, key = url.removeprefix("s3://").partition("/")
+    if not (url.startswith("s3://") and bucket and slash and key):
+        raise ConfigError(f"{url!r} is no object", hint=f"write {example}")
+    return ObjectRef(bucket, key)
 
 
 def finish(ui: Ui, action: Callable[[], int | None]) -> None:

@@ -38,7 +38,7 @@ from s3nsync import failed
 from s3nsync.app import App
 from s3nsync.compare import Evidence, Finding, SourceItem, TargetItem, look_closer
 from s3nsync.decide import Reject, Wait, decide, lost_metadata
-from s3nsync.errors import ConfigError, QueueError, S3nsyncError, SourceArchived
+from s3nsync.errors import QueueError, S3nsyncError, SourceArchived
 from s3nsync.figures import human_bytes
 from s3nsync.listing import Patience
 from s3nsync.mapping import FolderMarker, OutOfScope, Placed, Placement, Refused, place
@@ -115,14 +115,6 @@ def exit_code(found: Iterable[Status]) -> int:
     """Give 1 if any key is not in order, else COULD_NOT_TELL if any is unknown, else 0."""
     answers = {each.in_order for each in found}
     return 1 if False in answers else COULD_NOT_TELL if None in answers else 0
-
-
-def parse_ref(text: str) -> ObjectRef:
-    """Read `s3://bucket/key`; the key is taken as it stands. Raises ConfigError."""
-    bucket, slash, key = text.removeprefix("s3://").partition("/")
-    if not (text.startswith("s3://") and bucket and slash and key):
-        raise ConfigError(f"{text!r} is no object", hint="write s3://bucket/key")
-    return ObjectRef(bucket, key)
 
 
 # --- judging ---------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from s3nsync.failed import Entry as Letter
 from s3nsync.mapping import place
 from s3nsync.model import Change, Delivery, Gone, ObjectRef, Route, SourceInfo
 from s3nsync.netstorage import Entry
-from s3nsync.status import COULD_NOT_TELL, Seen, State, Status, exit_code, facts, judge, parse_ref, words
+from s3nsync.shell import parse_ref
+from s3nsync.status import COULD_NOT_TELL, Seen, State, Status, exit_code, facts, judge, words
 
 ROUTE = Route("media", "123456", "web", exclude=("*.tmp",))
 REF = ObjectRef("media", "a/b.txt")
