@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Generic, TypeVar
 
 R = TypeVar("R")
@@ -28,12 +29,11 @@ class _Pump(Generic[Batch]):
     async def _run(self, stream: AsyncGenerator[Batch, None]) -> None:
         end: Exception | None = None
         try:
-            async for batch in stream:
-                await self._queue.put(batch)
+            async with aclosing(stream):
+                async for batch in stream:
+                    await self._queue.put(batch)
         except Exception as error:  # noqa: BLE001 -- it is raised where the stream is read
             end = error
-        finally:
-            await stream.aclose()
         await self._queue.put(end)
 
     async def next(self) -> Batch | None:
