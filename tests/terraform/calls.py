@@ -4,9 +4,10 @@
     cd tests && python -m terraform.calls --check   exit status 1 if the story now uses other permissions
 
 The story runs on the stage of `s3nsync dev`, with recorder.py in ministack's place: the worker as its own process
-(`s3nsync run`), the function from its real archive, `s3nsync doctor` (a task with the worker's role), and a person who
-uses `s3nsync failed`. Each has an access key id of its own, which is how a request's role is known. Faults make the
-worker take the ways that a good day does not show: second looks, give-backs, burials, messages sent home.
+(`s3nsync run`), the function from its real archive, `s3nsync doctor` (a task with the worker's role), `s3nsync verify`,
+and a person who uses `s3nsync failed`. Each has an access key id of its own, which is how a request's role is known.
+Faults make the worker take the ways that a good day does not show: second looks, give-backs, burials, messages sent
+home.
 
 A request of a kind that `needed_by` does not know ends the story with an error: a new call wants a new line there.
 """
@@ -60,6 +61,7 @@ PROGRAMS = {
     ACCOUNT_ID: ("intake", "function"),  # the key id that ministack gives to functions
     "run": ("worker", "s3nsync run"),
     "doctor": ("worker", "s3nsync doctor"),
+    "verify": ("verify", "s3nsync verify"),
     "failed": ("operator", "s3nsync failed"),
 }
 """Role and program by access key id. Others (the stage's own) are nobody's role."""
@@ -165,6 +167,7 @@ def _play(scene: Stage, home: Path) -> None:
         _through_the_live_queue(scene)
         _through_the_other_queues(scene)
     _command(scene, home, "doctor", "doctor")
+    _command(scene, home, "verify", "verify --json --deep")  # deep: the scheduled one asks for objects in doubt only
     for words in ("failed list", "failed retry */a.txt", "failed drop --yes */b.txt"):
         _command(scene, home, "failed", words)
     _empty_failure_queue(scene, failure_url)

@@ -128,6 +128,7 @@ def needs(place: Place) -> list[Need]:
             f"`{each['program']}`" if " " in each["program"] else "the function",
         )
         for each in json.loads(CALLS.read_text())
+        if place.verifies or each["role"] != "verify"
     ]
     seen = [*used, *BEHIND_THE_SCENES, *(BY_EVENTBRIDGE if place.eventbridge else BY_NOTIFICATION)]
     seen += BY_SCHEDULE if place.verifies else ()
@@ -220,8 +221,6 @@ CLUSTER = f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/s3nsync"
 _AS_TASK = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
 _STARTS = "the scheduler starts verify"
 BY_SCHEDULE = (
-    Need("verify", "s3:GetObject", "object", "`s3nsync verify`"),
-    Need("verify", "s3:ListBucket", "bucket", "`s3nsync verify`"),
     Need("scheduler", "ecs:RunTask", "verify's task", _STARTS, {"ecs:cluster": CLUSTER}),
     Need("scheduler", "iam:PassRole", "role verify", _STARTS, _AS_TASK),
     Need("scheduler", "iam:PassRole", "role execution", _STARTS, _AS_TASK),
