@@ -100,7 +100,13 @@ async def assemble(
         proxies = _proxies(settings)
         aws_http = await stack.enter_async_context(Http(tls=tls_context(settings.aws.ca_file), proxies=proxies))
         budget = _budget(settings)
-        s3 = S3(aws_http, region=settings.region, credentials=source, endpoint=settings.aws.s3)
+        s3 = S3(
+            aws_http,
+            region=settings.region,
+            credentials=source,
+            endpoint=settings.aws.s3,
+            on_elsewhere=_warn_of_region,
+        )
         queues: Mapping[QueueName, SqsQueue | MemoryQueue] = in_memory or _queues(settings, aws_http, source)
         for queue in queues.values():
             stack.push_async_callback(queue.aclose)
@@ -254,6 +260,10 @@ def _warn_of_rest(route: Route, seconds: float, reason: str) -> None:
 
 def _tell_of_recovery(route: Route) -> None:
     log.warning("the route goes again", route=str(route))
+
+
+def _warn_of_region(bucket: str, region: str) -> None:
+    log.warning("the bucket is in another region; it is read there", bucket=bucket, region=region)
 
 
 def _warn_of_skew(offset_s: float) -> None:

@@ -139,11 +139,15 @@ def judge_clock(date: str, now_s: float, whose: str) -> Iterator[Finding]:
 
 async def _bucket(app: App, settings: Settings, bucket: str) -> AsyncIterator[Finding]:
     try:
-        await app.s3.probe(bucket)
+        region = await app.s3.probe(bucket)
     except S3nsyncError as error:
         yield Finding("failed", f"bucket {bucket}: {error.message}", error.hint)
         return
-    yield Finding("ok", f"bucket {bucket}: is in {settings.region} and may be listed")
+    if region == settings.region:
+        yield Finding("ok", f"bucket {bucket}: is in {region} and may be listed")
+    else:
+        what = f"bucket {bucket}: is in {region} and may be listed, but the configured region is {settings.region}"
+        yield Finding("warning", what, f"it is read in {region}; AWS charges for what crosses regions: run there")
     for finding in await wiring(settings, bucket):
         yield finding
 

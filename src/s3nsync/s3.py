@@ -8,6 +8,9 @@ A body broken on its way is read on from the same byte (see body.py): Range says
 the same version. Requests are addressed virtual-hosted style at AWS, and path style at any other endpoint and for
 buckets with dots, which no wildcard certificate covers. They are signed by sigv4; x-amz headers are signed, the
 rest is not, so that a proxy on the way may touch it.
+
+A bucket in another region than ours is asked for there as soon as S3 says where it is: signed anew, to that region's
+own address, and so for every later request. No address is ever taken from an answer; nothing else is followed.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ _CHECKSUM_MODE = ("x-amz-checksum-mode", "ENABLED")
 _IDENTITY = ("Accept-Encoding", "identity")
 _CHECKSUM_PREFIX = "x-amz-checksum-"
 _EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
+_REGION = re.compile(r"[a-z][a-z0-9-]{1,30}")  # no dot: it becomes one label of a host name
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _BY_CODE: dict[str, type[SourceError]] = {
@@ -98,7 +102,7 @@ _HINTS = {
 class Fault:
     """An answer that is not the object: S3's error document, as far as there was one (`code` is empty without).
 
-    `region` is the bucket's, where S3 told it and it is not ours.
+    `region` is the bucket's, where S3 told it and it is not the one asked.
     """
 
     status: int
@@ -116,6 +120,10 @@ class Address:
     origin: Origin
     root: str
 
+    def target_of(self, path: str) -> str:
+        """Give the request target of an encoded key, or of a query on the bucket (`?…`)."""
+        return f"{self.root.rstrip('/') or '/'}{path}" if path.startswith("?") else self.root + path
+
 
 def address_of(bucket: str, region: str, endpoint: str | None = None) -> Address:
     """Say where `bucket` is reached: virtual-hosted style at AWS, path style at `endpoint` and for names with dots."""
@@ -128,17 +136,20 @@ def address_of(bucket: str, region: str, endpoint: str | None = None) -> Address
 
 
 class _Ask(NamedTuple):
-    """A request without a body; `signed` headers are covered by the signature, `unsigned` ones are not."""
+    """A request without a body: `path` below the bucket's root, `query` (encoded) as needed.
 
-    origin: Origin
+    `signed` headers are covered by the signature, `unsigned` ones are not.
+    """
+
     method: str
-    target: str
+    bucket: str
+    path: str
     signed: Sequence[Header] = ()
     unsigned: Sequence[Header] = ()
 
 
 class S3:
-    """The objects of any bucket in one region."""
+    """The objects of any bucket; those in other regions cost one more request each, once."""
 
     def __init__(
         self,
@@ -150,8 +161,12 @@ class S3:
         now_s: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         backoff: Backoff = Backoff(),  # noqa: B008  (a frozen value)
+        on_elsewhere: Callable[[str, str], None] = lambda _bucket, _region: None,
     ) -> None:
-        """Read through `http`; `endpoint` is the URL of an S3 that is not AWS's, `now_s` the Unix time to sign with."""
+        """Read through `http`; `endpoint` is the URL of an S3 that is not AWS's, `now_s` the Unix time to sign with.
+
+        `on_elsewhere` gets each bucket that turns out to be in another region, and that region.
+        """
         self._http = http
         self._region = region
         self._credentials = credentials
@@ -159,8 +174,10 @@ class S3:
         self._now_s = now_s
         self._sleep = sleep
         self._backoff = backoff
+        self._on_elsewhere = on_elsewhere
+        self._elsewhere: dict[str, str] = {}
         self._addresses: dict[str, Address] = {}
-        self._signer: Signer | None = None
+        self._signers: dict[str, Signer] = {}
 
     def __repr__(self) -> str:
         """Show where objects are read from."""
@@ -201,8 +218,8 @@ class S3:
         async with answer:
             return info_of(answer.status, answer.headers, ref)
 
-    async def probe(self, bucket: str) -> None:
-        """Check that the bucket exists, is in our region, and that we may list it; raises what is wrong.
+    async def probe(self, bucket: str) -> str:
+        """Check that the bucket exists and that we may list it; gives its region, raises what is wrong.
 
         Without s3:ListBucket S3 answers 403 for keys that do not exist, so deletes could not be told from refusals.
         """
@@ -213,9 +230,10 @@ class S3:
             page = await answer.read()
         if b"<ListBucketResult" not in page:
             raise BucketMissing(f"what answers for bucket {bucket} at {self._address(bucket).origin} is not S3")
-        region = answer.headers.get("x-amz-bucket-region", self._region)
-        if region != self._region:
-            raise error_of(Fault(301, "PermanentRedirect", region=region), f"bucket {bucket}")
+        region = answer.headers.get("x-amz-bucket-region", "")
+        if region != self._region_of(bucket) and _REGION.fullmatch(region):
+            self._move(bucket, region)
+        return self._region_of(bucket)
 
     async def list_page(self, bucket: str, query: Sequence[tuple[str, str]]) -> bytes:
         """Ask for one page of the bucket's listing with these parameters; give S3's XML document as it came.
@@ -246,52 +264,65 @@ class S3:
     def _asking(
         self, method: str, ref: ObjectRef, signed: Sequence[Header] = (), unsigned: Sequence[Header] = ()
     ) -> _Ask:
-        address = self._address(ref.bucket)
-        return _Ask(address.origin, method, address.root + encode_path(ref.key), signed, unsigned)
+        return _Ask(method, ref.bucket, encode_path(ref.key), signed, unsigned)
 
     def _asking_list(self, bucket: str, query: Sequence[tuple[str, str]]) -> _Ask:
-        address = self._address(bucket)
-        return _Ask(address.origin, "GET", f"{address.root.rstrip('/') or '/'}?{encode_query(query)}")
+        return _Ask("GET", bucket, f"?{encode_query(query)}")
 
     async def _exchange(self, ask: _Ask) -> Answer | Fault:
-        """Send, and if S3 calls our token expired send once more with a new one."""
+        """Send; once more with new keys if S3 calls ours expired, and once to where S3 says that the bucket is."""
         credentials = await self._credentials.get()
         found = await self._send(ask, credentials)
         if isinstance(found, Fault) and _is_expiry(found, ask.method):
             renewed = await self._credentials.renew(credentials)
             if renewed != credentials:
-                found = await self._send(ask, renewed)
+                found, credentials = await self._send(ask, renewed), renewed
+        if isinstance(found, Fault) and _is_redirect(found):
+            self._move(ask.bucket, found.region)
+            found = await self._send(ask, credentials)
         return found
 
     async def _send(self, ask: _Ask, credentials: Credentials) -> Answer | Fault:
-        signer = self._signer_for(credentials)
+        address = self._address(ask.bucket)
+        target = address.target_of(ask.path)
+        signer = self._signer_for(self._region_of(ask.bucket), credentials)
 
         def headers() -> list[Header]:
             signed = signer.sign(
                 ask.method,
-                ask.target,
-                ask.origin.authority,
+                target,
+                address.origin.authority,
                 headers=ask.signed,
                 payload_sha256=EMPTY_SHA256,
                 now_s=self._now_s(),
             )
             return [*signed, _IDENTITY, *ask.unsigned]
 
-        answer = await self._http.send(ask.origin, ask.method, ask.target, headers=headers)
+        answer = await self._http.send(address.origin, ask.method, target, headers=headers)
         if answer.status in (200, 206):
             return answer
         async with answer:
-            return await _read_fault(answer, self._region)
+            return await _read_fault(answer, self._region_of(ask.bucket))
 
-    def _signer_for(self, credentials: Credentials) -> Signer:
-        if self._signer is None or self._signer.credentials is not credentials:
-            self._signer = Signer(credentials, region=self._region, service="s3")
-        return self._signer
+    def _signer_for(self, region: str, credentials: Credentials) -> Signer:
+        signer = self._signers.get(region)
+        if signer is None or signer.credentials is not credentials:
+            signer = self._signers[region] = Signer(credentials, region=region, service="s3")
+        return signer
+
+    def _region_of(self, bucket: str) -> str:
+        return self._elsewhere.get(bucket, self._region)
+
+    def _move(self, bucket: str, region: str) -> None:
+        """Ask for the bucket in `region` from now on, and say so."""
+        self._elsewhere[bucket] = region
+        self._addresses.pop(bucket, None)
+        self._on_elsewhere(bucket, region)
 
     def _address(self, bucket: str) -> Address:
         address = self._addresses.get(bucket)
         if address is None:
-            address = self._addresses[bucket] = address_of(bucket, self._region, self._endpoint)
+            address = self._addresses[bucket] = address_of(bucket, self._region_of(bucket), self._endpoint)
         return address
 
 
@@ -359,6 +390,11 @@ def _error_of_probe(fault: Fault, bucket: str) -> SourceError:
 def _is_expiry(fault: Fault, method: str) -> bool:
     """Say whether the token may have expired; S3 says so with 400, and a HEAD's answer has no more than that."""
     return fault.code in _EXPIRED or (method == "HEAD" and fault.status == 400)
+
+
+def _is_redirect(fault: Fault) -> bool:
+    """Say whether S3 told of another region, in words that can be one; a refusal (403) is final wherever it is."""
+    return fault.status in (301, 307, 400) and _REGION.fullmatch(fault.region) is not None
 
 
 async def _read_fault(answer: Answer, our_region: str) -> Fault:

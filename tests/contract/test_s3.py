@@ -295,18 +295,31 @@ async def test_the_probe_passes_and_names_what_is_missing(aws: Aws, http: Http, 
     assert "s3:ListBucket" in caught.value.hint
 
 
-async def test_a_bucket_of_another_region_names_its_region(aws: Aws, http: Http) -> None:
-    """Wherever the difference shows, GET, HEAD or probe, the error names the region to set."""
+async def test_a_bucket_of_another_region_is_read_there(aws: Aws, http: Http) -> None:
+    """Wherever the difference shows, GET, HEAD, probe or list, the request is signed for the bucket's own region."""
     aws.s3.create_bucket(Bucket="bucket-abroad", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    s3 = S3(http, region="us-east-1", credentials=FixedKeys(aws.keys), endpoint=aws.url)
-    with pytest.raises(BucketElsewhere) as caught:
-        await s3.open(ObjectRef("bucket-abroad", "k"))
-    assert "eu-west-1" in caught.value.hint
-    with pytest.raises(BucketElsewhere) as caught:
-        await s3.head(ObjectRef("bucket-abroad", "k"))
-    assert "eu-west-1" in caught.value.hint
-    with pytest.raises(BucketElsewhere, match="bucket-abroad"):
-        await s3.probe("bucket-abroad")
+    aws.s3.put_object(Bucket="bucket-abroad", Key="k", Body=b"x")
+    ref = ObjectRef("bucket-abroad", "k")
+    told: list[tuple[str, str]] = []
+
+    def reader() -> S3:
+        return S3(
+            http,
+            region="us-east-1",
+            credentials=FixedKeys(aws.keys),
+            endpoint=aws.url,
+            on_elsewhere=lambda bucket, region: told.append((bucket, region)),
+        )
+
+    s3 = reader()
+    for _ in range(2):  # it is found out once
+        assert (await read(s3, ref))[1] == b"x"
+        assert await s3.head(ref) is not None
+        assert await s3.probe("bucket-abroad") == "eu-west-1"
+    assert told == [("bucket-abroad", "eu-west-1")]
+    assert await reader().head(ref) is not None
+    assert await reader().probe("bucket-abroad") == "eu-west-1"
+    assert b"<Key>k</Key>" in await reader().list_page("bucket-abroad", [("list-type", "2")])
 
 
 async def test_an_overwrite_while_reading_never_mixes_versions(aws: Aws, http: Http, bucket: str) -> None:
@@ -365,18 +378,8 @@ async def test_a_broken_read_goes_on_from_its_byte(aws: Aws, s3: S3, bucket: str
         ),
         (error_answer(400, "KMS.DisabledException", "arn is disabled."), SourceKeyDenied, "kms:Decrypt"),
         (error_answer(400, "KMS.ThrottlingException", "You have exceeded the rate."), SourceUnavailable, ""),
-        # the region comes in an element, or in a header
-        (
-            error_answer(400, "AuthorizationHeaderMalformed", "wrong region", "<Region>eu-central-1</Region>"),
-            BucketElsewhere,
-            "eu-central-1",
-        ),
         (error_answer(400, "AuthorizationHeaderMalformed", "bad"), SourceCredentials, ""),
-        (
-            error_answer(301, "PermanentRedirect", "use the endpoint", headers="x-amz-bucket-region: ap-south-1\r\n"),
-            BucketElsewhere,
-            "ap-south-1",
-        ),
+        (error_answer(301, "PermanentRedirect", "use the endpoint"), BucketElsewhere, "region"),
         (error_answer(400, "IllegalLocationConstraintException", "incompatible"), BucketElsewhere, "region"),
         (error_answer(412, "PreconditionFailed", "did not hold"), SourceChanged, ""),
         (error_answer(400, "InvalidArgument", "what?"), SourceError, ""),
@@ -579,14 +582,70 @@ async def test_a_page_that_is_not_a_listing_fails_the_probe(http: Http) -> None:
             await at(http, server.origin).probe("bucket")
 
 
-async def test_the_probe_compares_the_region_it_is_told(http: Http) -> None:
-    """A listing that names another region (a request routed across regions) fails with that region."""
+async def test_the_probe_learns_the_region_it_is_told(http: Http) -> None:
+    """A listing that names another region (a request routed across regions) is told, and is where to ask from then."""
     body = b"<ListBucketResult></ListBucketResult>"
     answer = b"HTTP/1.1 200 OK\r\nx-amz-bucket-region: sa-east-1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    seen: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            seen.append(await peer.head())
+            await peer.send(answer)
+
+    async with hostile(script) as server:
+        s3 = at(http, server.origin)
+        assert [await s3.probe("bucket") for _ in range(2)] == ["sa-east-1"] * 2
+    assert [b"/sa-east-1/s3/" in head for head in seen] == [False, True]
+
+
+MOVED = "x-amz-bucket-region: ap-south-1\r\nLocation: http://127.0.0.1:1/\r\n"
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        error_answer(301, "PermanentRedirect", extra="<Endpoint>evil.example</Endpoint>", headers=MOVED),
+        error_answer(307, "TemporaryRedirect", extra="<Endpoint>evil.example</Endpoint>", headers=MOVED),
+        error_answer(400, "AuthorizationHeaderMalformed", "wrong", "<Region>ap-south-1</Region>"),
+    ],
+)
+async def test_a_region_that_s3_tells_is_followed_once(http: Http, moved: bytes) -> None:
+    """The request goes out again, signed for that region, and so does every later one; a second word is an error."""
+    seen: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        for answer in (moved, object_answer(b"x"), object_answer(b"x"), moved.replace(b"ap-south", b"eu-south"), moved):
+            seen.append(await peer.head())
+            await peer.send(answer)
+        await peer.rest()
+
+    async with hostile(script) as server:
+        s3, ref = at(http, server.origin), ObjectRef("bucket", "k")
+        assert (await read(s3, ref))[1] == b"x"
+        assert (await read(s3, ref))[1] == b"x"
+        with pytest.raises(SourceError, match=r"S3 answered (301|307|400)"):
+            await s3.open(ref)
+    regions = [b"ap-south-1", b"ap-south-1", b"ap-south-1", b"eu-south-1"]
+    assert f"/{REGION}/s3/".encode() in seen[0]
+    assert all(b"/%b/s3/" % region in head for region, head in zip(regions, seen[1:], strict=True))
+
+
+@pytest.mark.parametrize("region", ["evil.example/", "EU-WEST-1", "", "x", "eu-west-1@evil", "a" * 40])
+async def test_what_cannot_be_a_region_is_not_followed(http: Http, region: str) -> None:
+    """A redirect to anything but a region's name, or without one, is an error after one request."""
+    answer = error_answer(301, "PermanentRedirect", extra=f"<Region>{region}</Region><Endpoint>evil</Endpoint>")
     async with hostile(answering(answer)) as server:
-        with pytest.raises(BucketElsewhere) as caught:
-            await at(http, server.origin).probe("bucket")
-    assert "sa-east-1" in caught.value.hint
+        with pytest.raises(BucketElsewhere):
+            await at(http, server.origin).open(ObjectRef("bucket", "k"))
+
+
+async def test_no_location_is_ever_followed(http: Http) -> None:
+    """A redirect of a proxy's or a captive portal's is S3's word on nothing."""
+    answer = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+    async with hostile(answering(answer)) as server:
+        with pytest.raises(SourceError):
+            await at(http, server.origin).open(ObjectRef("bucket", "k"))
 
 
 # --- pure parts --------------------------------------------------------------------------------------------------
