@@ -163,11 +163,20 @@ async def test_an_extra_file_is_always_looked_at_again() -> None:
 
 async def test_more_young_differences_than_are_held_are_looked_at_on_the_way() -> None:
     """What is held is bounded: the listings wait."""
-    world = World()
+    world, listed = World(), list[str]()
     for number in range(5):
         world.put(f"{number}", b"1", YOUNG_S)
+    whole = world.section()
+
+    def section() -> Section:
+        listed.append("listed")
+        return whole
+
+    world.section = section  # type: ignore[method-assign]
+    world.on_sleep = lambda: listed.append("waited")
     found, tally = await world.verify(times=2, held_most=5, tolerance_s=60.0)
-    assert (len(found), len(world.slept_s), tally.held) == (10, 1, 0)
+    assert listed == ["listed", "waited", "listed"]
+    assert (len(found), tally.held) == (10, 0)
 
 
 async def test_a_head_settles_what_a_listing_leaves_open() -> None:
