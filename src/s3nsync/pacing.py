@@ -204,12 +204,10 @@ class Breaker:
     def answered(self, route: Route) -> None:
         """Note that the other side did its work, whatever it said of the key."""
         pulse = self._pulse(route)
-        was_tripped = pulse.tripped
-        self._pulses[route] = _Pulse(answered_s=self.clock_s())
-        if was_tripped:
+        pulse.failures, pulse.answered_s = 0, self.clock_s()
+        if pulse.tripped:
+            self._pulses[route] = _Pulse(answered_s=pulse.answered_s)
             self.on_go(route)
-        else:
-            self._pulses[route].closed_until_s = pulse.closed_until_s
 
     def alive(self, route: Route) -> None:
         """Note that the other side answers, though it did not do its work: it asks for less, say."""
@@ -252,4 +250,7 @@ class Breaker:
         return 1 if any(now_s >= pulse.closed_until_s for pulse in pulses) else 0
 
     def _pulse(self, route: Route) -> _Pulse:
-        return self._pulses.setdefault(route, _Pulse())
+        pulse = self._pulses.get(route)
+        if pulse is None:
+            pulse = self._pulses[route] = _Pulse()
+        return pulse

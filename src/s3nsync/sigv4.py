@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import hmac
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 from urllib.parse import quote
+
+from s3nsync.mac import hmac_sha256
 
 Header = tuple[str, str]
 
@@ -25,6 +28,7 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 """Payload hash of no body."""
 
 _UNRESERVED = "-._~"
+_PLAIN = re.compile(r"[A-Za-z0-9._~/-]*")
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _UNSIGNED = frozenset({"authorization", "expect", "transfer-encoding", "user-agent", "x-amzn-trace-id"})
 """Header fields that proxies may change on the way; botocore leaves out the same ones."""
@@ -41,7 +45,7 @@ class Credentials:
 
 def encode_path(key: str) -> str:
     """Percent-encode an object key for a request path, once: UTF-8, all but unreserved characters and `/`."""
-    return quote(key, safe=_UNRESERVED + "/")
+    return key if _PLAIN.fullmatch(key) else quote(key, safe=_UNRESERVED + "/")
 
 
 def encode_query(pairs: Iterable[tuple[str, str]]) -> str:
@@ -93,7 +97,7 @@ class Signer:
             f"{method}\n{self._canonical_path(path)}\n{_canonical_query(query)}\n{fields}\n{names}\n{payload_sha256}"
         )
         text = f"{moment.preamble}{hashlib.sha256(request.encode()).hexdigest()}"
-        signature = hmac.digest(moment.key, text.encode(), "sha256").hex()
+        signature = hmac_sha256(moment.key, text.encode()).hex()
         sent.append(("Authorization", f"{moment.credential}, SignedHeaders={names}, Signature={signature}"))
         return sent
 
@@ -122,7 +126,7 @@ class Signer:
             return key
         key = f"AWS4{self.credentials.secret_key}".encode()
         for part in (day, self._region, self._service, "aws4_request"):
-            key = hmac.digest(key, part.encode(), "sha256")
+            key = hmac_sha256(key, part.encode())
         self._key_of_day = (day, key)
         return key
 
@@ -139,26 +143,41 @@ class _Moment(NamedTuple):
 
 def _canonical_headers(headers: Sequence[Header]) -> tuple[str, str]:
     """Return the signed names (`a;b`) and a line for each of them, equal names joined."""
-    order, names = _signed_names(tuple([name for name, _ in headers]))
-    if not order:
+    fields = dict(headers)
+    form = _form_of(tuple(fields))
+    if len(fields) < len(headers) or not form.is_plain:
         return _joined_headers(headers)
-    return names, "".join([f"{lower}:{' '.join(headers[at][1].split())}\n" for at, lower in order])
+    return form.names, form.text % tuple(map(_single_spaced, form.values_of(fields)))
+
+
+class _Form(NamedTuple):
+    """What is known of header fields by their names alone: the signed ones, and the lines to fill with values."""
+
+    names: str
+    text: str
+    values_of: Callable[[dict[str, str]], tuple[str, ...]]
+    is_plain: bool
 
 
 @functools.lru_cache(maxsize=512)
-def _signed_names(names: tuple[str, ...]) -> tuple[tuple[tuple[int, str], ...], str]:
-    """Say which of the fields are signed, in which order and under which names; nothing if a name comes twice."""
-    lower = {name.lower(): at for at, name in enumerate(names)}
-    if len(lower) < len(names):
-        return (), ""
-    signed = sorted(lower.keys() - _UNSIGNED)
-    return tuple([(lower[name], name) for name in signed]), ";".join(signed)
+def _form_of(names: tuple[str, ...]) -> _Form:
+    """Lay out the lines; `is_plain` unless the names do not tell, as two of them differ by case only."""
+    by_lower = {name.lower(): name for name in names}
+    signed = sorted(by_lower.keys() - _UNSIGNED)
+    text = "".join([f"{lower.replace('%', '%%')}:%s\n" for lower in signed])
+    values_of = itemgetter(*[by_lower[lower] for lower in signed])
+    return _Form(";".join(signed), text, values_of, len(by_lower) == len(names))
+
+
+@functools.lru_cache(maxsize=128)
+def _single_spaced(value: str) -> str:
+    return " ".join(value.split())
 
 
 def _joined_headers(headers: Sequence[Header]) -> tuple[str, str]:
     fields: dict[str, str] = {}
     for name, value in headers:
-        lower, text = name.lower(), " ".join(value.split())
+        lower, text = name.lower(), _single_spaced(value)
         if lower not in _UNSIGNED:
             fields[lower] = f"{fields[lower]},{text}" if lower in fields else text
     names = sorted(fields)

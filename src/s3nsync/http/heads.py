@@ -28,7 +28,8 @@ class Headers(Mapping[str, str]):
     def __init__(self, pairs: Iterable[Header]) -> None:
         """Index the fields by lower-case name."""
         self.pairs: tuple[Header, ...] = tuple(pairs)
-        self._values = {name.lower(): value for name, value in self.pairs}
+        names, values = _columns(self.pairs)
+        self._values = dict(zip(map(str.lower, names), values, strict=True))
         if len(self._values) < len(self.pairs):
             self._values = _joined(self.pairs)
 
@@ -114,16 +115,18 @@ def encode_head(method: str, target: str, authority: str, fields: Sequence[Heade
 
     Method and target have passed `check_request_line`.
     """
-    form = _form_of(tuple([name for name, _ in fields]))
+    names, values = _columns(fields)
+    form = _form_of(names)
     host = "" if form.has_host else f"Host: {authority}\r\n"
-    lines = _fill(form, fields)
+    lines = _fill(form, values)
     keep_alive = not form.has_connection or "close" not in Headers(fields)["connection"].lower()
     return _encode(f"{method} {target} HTTP/1.1\r\n{host}{lines}{framing}\r\n"), keep_alive
 
 
 def encode_trailers(fields: Sequence[Header]) -> bytes:
     """Return the fields that follow a body's last chunk; ValueError when one could forge another."""
-    return _encode(_fill(_form_of(tuple([name for name, _ in fields])), fields))
+    names, values = _columns(fields)
+    return _encode(_fill(_form_of(names), values))
 
 
 class _Form(NamedTuple):
@@ -144,12 +147,18 @@ def _form_of(names: tuple[str, ...]) -> _Form:
     return _Form(text, "host" in lower, "connection" in lower)
 
 
-def _fill(form: _Form, fields: Sequence[Header]) -> str:
+def _columns(fields: Sequence[Header]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Part names from values."""
+    names, values = zip(*fields, strict=True) if fields else ((), ())
+    return names, values
+
+
+def _fill(form: _Form, values: tuple[str, ...]) -> str:
     """Return the fields as lines; ValueError (without the value: it may be a secret) when one could forge another."""
-    lines = form.text % tuple([value for _, value in fields])
-    if lines.count("\r") != len(fields) or lines.count("\n") != len(fields) or "\0" in lines:
+    text = "".join(values)
+    if "\r" in text or "\n" in text or "\0" in text:
         raise ValueError("a header field's value holds a line break or NUL")
-    return lines
+    return form.text % values
 
 
 def _encode(text: str) -> bytes:

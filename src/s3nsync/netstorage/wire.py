@@ -20,9 +20,7 @@ real servers in the test data of Akamai's own PHP client.
 
 from __future__ import annotations
 
-import base64
 import binascii
-import hmac
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -45,6 +43,7 @@ from s3nsync.errors import (
     TargetRefused,
     TargetUnavailable,
 )
+from s3nsync.mac import hmac_sha256
 
 Scheme = Literal["http", "https"]
 Personality = Literal["objectstore", "filestore"]
@@ -55,6 +54,7 @@ CLOCK_TOLERANCE_S = 30.0
 """NetStorage accepts a minute by its current documentation, 30 s by the older one; Akamai's Java and C# clients call
 anything beyond 30 s a clock fault, and so do we."""
 
+_PLAIN = re.compile(rb"[A-Za-z0-9._~/-]*")
 _USER = re.compile(r"[A-Za-z0-9_.:-]+")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 _ENTRY_TYPES: Mapping[str, EntryType] = {"file": "file", "dir": "dir", "symlink": "symlink"}
@@ -131,7 +131,7 @@ def request_target(path: str | bytes) -> str:
     if b"/." in raw and any(part in {b".", b".."} for part in raw.split(b"/")):
         msg = f"{name_text(raw)!r} cannot be addressed safely: it has a `.` or `..` segment"
         raise TargetRefused(msg, hint="rename the object")
-    return quote(raw, safe="/")
+    return raw.decode() if _PLAIN.fullmatch(raw) else quote(raw, safe="/")
 
 
 # --- the three headers -----------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def auth_data(user: str, *, now_s: float, nonce: str) -> str:
 def signature(key: str, data: str, target: str, action: str) -> str:
     """Sign an Auth-Data value, a request target and an Action value."""
     message = f"{data}{target}\nx-akamai-acs-action:{action}\n"
-    return base64.b64encode(hmac.digest(key.encode(), message.encode(), "sha256")).decode()
+    return binascii.b2a_base64(hmac_sha256(key.encode(), message.encode()), newline=False).decode()
 
 
 def signed_headers(account: Account, target: str, action: str, *, now_s: float, nonce: str) -> list[Header]:
