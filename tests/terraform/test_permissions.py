@@ -147,6 +147,14 @@ def test_services_act_for_our_own_only(deployment: Deployment, place: Place) -> 
         ("events.amazonaws.com", "sqs:SendMessage", place.arns("live")[0], {}),
         ("sns.amazonaws.com", "lambda:InvokeFunction", function, {}),
         ("ecs-tasks.amazonaws.com", "sts:AssumeRole", permissions.role_arn("worker"), {"aws:SourceAccount": STRANGER}),
+        ("ecs-tasks.amazonaws.com", "sts:AssumeRole", permissions.role_arn("verify"), {"aws:SourceAccount": STRANGER}),
+        (
+            "scheduler.amazonaws.com",
+            "sts:AssumeRole",
+            permissions.role_arn("scheduler"),
+            {"aws:SourceAccount": STRANGER},
+        ),
+        ("scheduler.amazonaws.com", "sts:AssumeRole", permissions.role_arn("verify"), {"aws:SourceAccount": ACCOUNT}),
         ("ecs-tasks.amazonaws.com", "sts:AssumeRole", permissions.role_arn("intake"), {}),
         ("lambda.amazonaws.com", "sts:AssumeRole", permissions.role_arn("worker"), {"aws:SourceAccount": ACCOUNT}),
         (
