@@ -51,7 +51,8 @@ ROUTE_KEYS = {
 
 NOTES = {
     "accounts.<name>": "One table for each upload account: either host, user and key, or secret_arn. The variables are"
-    " those of the account `default`, the one that routes use unless they name another.",
+    " those of the account `default`, the one that routes use unless they name another; those with"
+    " `_<NAME>` are the account `<name>`'s, in lower case.",
 }
 """What must be said before a table of settings."""
 

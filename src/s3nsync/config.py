@@ -5,7 +5,8 @@ given the tree (`s3nsync.settings`) or a part of it. Three sources, the later wi
 
     1  what the platform says about itself: AWS_REGION, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL, AWS_CA_BUNDLE
     2  the TOML file: the path given, else S3NSYNC_CONFIG, else ./s3nsync.toml if there is one
-    3  our own variables: S3NSYNC_<SECTION>_<NAME>, and the short names QUEUE_URL, REGION, NS_SECRET, BUCKET, CPCODE
+    3  our own variables: S3NSYNC_<SECTION>_<NAME>, and the short names QUEUE_URL, REGION, NS_SECRET, BUCKET, CPCODE;
+       of accounts besides `default`: NS_SECRET_<ACCOUNT>, NS_MAX_IN_FLIGHT_<ACCOUNT> and so on
 
 A variable that is set but empty counts as unset, because templates write them so. Loading goes in three steps: merge
 the sources into one raw table while noting where each value came from; let pydantic check the table; say all mistakes
@@ -108,6 +109,9 @@ class _Draft:
         for name, text in env.items():
             if name == "NS_SECRET" or name.startswith("NS_SECRET_"):
                 self._read_account(name, text)
+        for leaf in leaves():
+            for name in leaf.env.names if leaf.env.suffixed else ():
+                self._read_suffixed(name, leaf.path[-1], env)
         for part in _SECRET_PARTS:
             if "NS_SECRET" in env and part in env:
                 self.mistakes.append(f"NS_SECRET and {part}: are both set; keep one or the other")
@@ -164,6 +168,21 @@ class _Draft:
         before = self._get(("accounts", name))
         kept = {k: v for k, v in before.items() if k != "secret_arn"} if isinstance(before, dict) else {}
         self._put(("accounts", name), {**kept, **parts}, f"environment variable {variable}")
+
+    def _read_suffixed(self, name: str, setting: str, env: Mapping[str, str]) -> None:
+        """Take what the environment says of one setting of accounts that are known by now."""
+        accounts = self._get(("accounts",))
+        known = list(accounts) if isinstance(accounts, dict) else []
+        for variable in (each for each in env if each.startswith(f"{name}_")):
+            account = variable.removeprefix(f"{name}_").lower()
+            if account not in known:
+                self.mistakes.append(
+                    f"environment variable {variable}: there is no account {account!r}{_nearest(account, known)}"
+                )
+                continue
+            if account == "default" and env.get(name, env[variable]) != env[variable]:
+                self.mistakes.append(f"{name} and {variable}: say different things; set one of them")
+            self._put(("accounts", account, setting), env[variable], f"environment variable {variable}")
 
     def _check_accounts(self, routes: tuple[Route, ...]) -> None:
         accounts = self.table["accounts"]

@@ -33,6 +33,10 @@ from s3nsync.model import Route
 
 MIB = 1024 * 1024
 
+RANGE_BYTES = 8 * MIB
+"""What one of several GETs of a large object asks for: AWS advises 8 to 16 MiB, and 8 is what its own tools upload in
+parts of. At 90 MB/s it takes three times as long as S3 takes to answer."""
+
 OTHER_VARIABLES: Mapping[str, str] = {
     "S3NSYNC_CONFIG": "path of the TOML file",
     "S3NSYNC_ROUTES": "all routes as a JSON list, worded as in `[[routes]]` and in the Terraform variable `routes`",
@@ -56,10 +60,14 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, val
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Env:
-    """The environment names of a setting: `names` beat the file, `ambient` ones only fill in what nobody set."""
+    """The environment names of a setting: `names` beat the file, `ambient` ones only fill in what nobody set.
+
+    Those of the account `default` that are `suffixed` are the account <name>'s with _<NAME> behind.
+    """
 
     names: tuple[str, ...] = ()
     ambient: tuple[str, ...] = ()
+    suffixed: bool = False
 
 
 def _not_bool(value: object) -> object:
@@ -161,23 +169,23 @@ class AccountSettings(BaseModel):
         description="A Secrets Manager secret (ARN or name) that holds NS_HOSTNAME, NS_USER and NS_KEY as JSON; read at"
         " start-up, in place of host, user and key.",
     )
-    ca_file: Annotated[Text | None, Env(("NS_CA_FILE",))] = Field(
+    ca_file: Annotated[Text | None, Env(("NS_CA_FILE",), suffixed=True)] = Field(
         default=None, description="A PEM file of certificate authorities to trust instead of the system's."
     )
-    insecure_http: Annotated[bool, Env(("NS_INSECURE_HTTP",))] = Field(
+    insecure_http: Annotated[bool, Env(("NS_INSECURE_HTTP",), suffixed=True)] = Field(
         default=False, description="Speak plain HTTP. Loopback hosts only: for the emulator and tests."
     )
-    max_in_flight: Annotated[Whole | None, Field(ge=1, le=1024), Env(("NS_MAX_IN_FLIGHT",))] = Field(
+    max_in_flight: Annotated[Whole | None, Field(ge=1, le=1024), Env(("NS_MAX_IN_FLIGHT",), suffixed=True)] = Field(
         default=None,
         description="The most keys of this account worked on at once; the worker goes below it by itself while"
         " NetStorage answers 429 or 5xx, fails, or slows down. Without it worker.max_in_flight, or three quarters of"
         " that where there are several accounts.",
     )
-    requests_per_s: Annotated[Number | None, Field(ge=0.1), Env(("NS_REQUESTS_PER_S",))] = Field(
+    requests_per_s: Annotated[Number | None, Field(ge=0.1), Env(("NS_REQUESTS_PER_S",), suffixed=True)] = Field(
         default=None,
         description="The most requests a second for this account, by each worker process. No limit without it.",
     )
-    bytes_per_s: Annotated[Whole | None, Field(ge=65_536), Env(("NS_BYTES_PER_S",))] = Field(
+    bytes_per_s: Annotated[Whole | None, Field(ge=65_536), Env(("NS_BYTES_PER_S",), suffixed=True)] = Field(
         default=None,
         description="The most bytes a second sent for this account, by each worker process. No limit without it. A low"
         " rate also means fewer objects at once, lest each stands still for longer than servers wait.",
@@ -231,6 +239,18 @@ class WorkerSettings(BaseModel):
         description="Objects up to this size are read whole before they are sent, so that a digest can be declared up"
         " front and a broken upload repeated at once. Larger ones stream. At most memory_budget_bytes.",
     )
+    ranged_reads: Annotated[Whole, Field(ge=1, le=16)] = Field(
+        default=1,
+        description="How many GETs read one large object at once, for the one PUT that sends it. 1 is a plain stream:"
+        " S3 gives some 85 MB/s to one connection, and few PUTs across the internet take that much. More is worth it"
+        " where one does, and costs 8 MiB of memory and a request for each 8 MiB. It is taken from"
+        " memory_budget_bytes, half of it at most, and only while that is to spare.",
+    )
+    ranged_from_bytes: Annotated[Whole, Field(ge=MIB)] = Field(
+        default=64 * MIB,
+        description="Objects from this size on are read so, as long as this much of them is left. Smaller ones take a"
+        " single connection less than a second.",
+    )
     poll_wait_s: Annotated[Whole, Field(ge=0, le=20)] = Field(
         default=20, description="SQS long polling: 20 s is the most that SQS allows, and the cheapest."
     )
@@ -262,6 +282,11 @@ class WorkerSettings(BaseModel):
         if self.buffer_bytes > self.memory_budget_bytes:
             mistakes.append(
                 f"buffer_bytes ({self.buffer_bytes}) must fit memory_budget_bytes ({self.memory_budget_bytes})"
+            )
+        if self.ranged_reads > 1 and self.ranged_reads * RANGE_BYTES * 2 > self.memory_budget_bytes:
+            mistakes.append(
+                f"ranged_reads ({self.ranged_reads}) needs memory_budget_bytes of at least"
+                f" {self.ranged_reads * RANGE_BYTES * 2}"
             )
         if mistakes:
             raise ValueError("; ".join(mistakes))
@@ -413,7 +438,11 @@ def describe() -> tuple[Setting, ...]:
     return tuple(
         Setting(
             name=".".join("<name>" if part == "*" else part for part in leaf.path),
-            env=leaf.env.names + leaf.env.ambient,
+            env=(
+                *leaf.env.names,
+                *(f"{name}_<NAME>" for name in leaf.env.names if leaf.env.suffixed),
+                *leaf.env.ambient,
+            ),
             type=_type_name(leaf.field.annotation),
             default="" if leaf.field.is_required() else json.dumps(leaf.field.default),
             allowed=_allowed(leaf.field),

@@ -1,6 +1,7 @@
 """Loading the settings: three sources, every mistake at once, no secret ever shown."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,6 +174,32 @@ def test_further_accounts_come_from_suffixed_secrets() -> None:
     assert settings.accounts["video"].user == "v"
     assert settings.accounts["default"].host == "127.0.0.1:8080"
     assert settings.accounts["default"].insecure_http
+
+
+def test_limits_of_further_accounts_come_from_suffixed_variables(write: WriteFile) -> None:
+    """NS_MAX_IN_FLIGHT_<NAME> and its like are the account <name>'s, wherever it comes from, and nobody else's."""
+    limits = {"NS_MAX_IN_FLIGHT_VIDEO": "7", "NS_REQUESTS_PER_S_VIDEO": "2.5", "NS_BYTES_PER_S_VIDEO": "65536"}
+    for settings in (
+        load(None, without(NS_SECRET_VIDEO=secret(), NS_MAX_IN_FLIGHT="9", **limits)),
+        load(write(TOML), {"NS_MAX_IN_FLIGHT": "9", **limits}),
+    ):
+        video, default = settings.accounts["video"], settings.accounts["default"]
+        assert (video.max_in_flight, video.requests_per_s, video.bytes_per_s) == (7, 2.5, 65536)
+        assert (default.max_in_flight, default.requests_per_s, default.bytes_per_s) == (9, None, None)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"NS_MAX_IN_FLIGHT_VIDOE": "7"}, "NS_MAX_IN_FLIGHT_VIDOE: there is no account 'vidoe'; did you mean video?"),
+        ({"NS_BYTES_PER_S_VIDEO": "fast"}, "accounts.video.bytes_per_s (environment variable NS_BYTES_PER_S_VIDEO)"),
+        ({"NS_MAX_IN_FLIGHT": "7", "NS_MAX_IN_FLIGHT_DEFAULT": "8"}, "say different things"),
+    ],
+)
+def test_a_limit_of_no_account_or_no_number_is_a_mistake(more: dict[str, str], says: str) -> None:
+    """A limit that reached nobody would be found out by the throttling that it should have spared."""
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        load(None, without(NS_SECRET_VIDEO=secret(), **more))
 
 
 def test_a_secret_from_the_environment_replaces_the_files(write: WriteFile) -> None:
