@@ -246,7 +246,8 @@ class Lane:
     def leave(self) -> None:
         """Give the place back."""
         self.in_use -= 1
-        self._serve()
+        if self._waiting:
+            self._serve()
 
     def _has_room(self) -> bool:
         window = self.window

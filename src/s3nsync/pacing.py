@@ -84,7 +84,8 @@ class ByteBudget:
     def give_back(self, taken: int, owner: str) -> None:
         """Let others have what `take` gave."""
         self._hold(-taken, owner)
-        self._serve()
+        if self._waiting:
+            self._serve()
 
     def _hold(self, size_bytes: int, owner: str) -> None:
         self.in_use_bytes += size_bytes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from s3nsync.errors import Stalled, TransportError
 from s3nsync.http.exchange import Exchange
-from s3nsync.http.heads import Chunk, size_of
+from s3nsync.http.heads import Chunk
 
 if TYPE_CHECKING:
     from s3nsync.http.pool import Pool
@@ -100,12 +100,12 @@ class Connection(asyncio.BufferedProtocol):
         return exchange
 
     def write(self, piece: Chunk) -> None:
-        """Hand bytes to the transport.
+        """Hand bytes, or a view whose items are bytes, to the transport.
 
         Not by `writelines`: asyncio's own (CPython 3.12 and 3.13.0) never pauses its writer, so that a peer that does
         not read would have the whole body pile up in memory.
         """
-        self._written_bytes += size_of(piece)
+        self._written_bytes += len(piece)
         self._transport.write(piece)
 
     def pause_reading(self) -> None:
@@ -135,7 +135,8 @@ class Connection(asyncio.BufferedProtocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.leave(None)
-        self.resume_reading()
+        if self._paused:
+            self.resume_reading()
         self._watch(self._pool.timeouts.idle_s)
         self._pool.give_back(self)
 
@@ -155,8 +156,9 @@ class Connection(asyncio.BufferedProtocol):
     def _watch(self, limit_s: float) -> None:
         """Start to wait at most `limit_s` for a sign of life."""
         self._limit_s = limit_s
-        self.await_peer()
-        deadline_s = self._moved_s + limit_s
+        self._waits_for_caller = False
+        self._moved_s = now_s = self.loop.time()
+        deadline_s = now_s + limit_s
         if self._timer is None or deadline_s < self._deadline_s:
             self._set_timer(deadline_s)
 

@@ -68,7 +68,8 @@ class Answer:
 
     async def aclose(self) -> None:
         """Be done with the answer: the connection is reused if little is left to drain, else closed."""
-        await self._exchange.discard_rest()
+        if not self._exchange.complete:
+            await self._exchange.discard_rest()
 
     async def __aenter__(self) -> Self:
         """Enter: the answer itself."""
@@ -312,7 +313,8 @@ class Exchange:
                 self._settle()
         elif self._unread_bytes > _WINDOW_BYTES:
             self._connection.pause_reading()
-        self.notify()
+        if self._wake is not None:
+            self.notify()
 
     def _feed_parser(self, data: memoryview) -> None:
         try:
@@ -381,7 +383,6 @@ class Exchange:
         except (TransportError, TimeoutError):
             pass  # nobody wants these bytes any more
         finally:
-            self._parts.clear()
             if not self.complete:
                 self.abort()
 

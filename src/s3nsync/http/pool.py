@@ -64,8 +64,11 @@ class Pool:
     def give_back(self, connection: Connection) -> None:
         """Put a connection that may serve again on top."""
         connection.taken = False
-        self._free_slot()
         self.idle.append(connection)
+        if self._waiting:
+            self._free_slot()
+        else:
+            self.busy -= 1
 
     def drop(self, connection: Connection) -> None:
         """Forget a connection that is closing; may be called again."""
