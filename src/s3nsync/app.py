@@ -36,7 +36,8 @@ from s3nsync.pacing import Backoff, Breaker, ByteBudget, DeleteBrake
 from s3nsync.queues.memory import MemoryQueue
 from s3nsync.queues.sqs import SqsQueue
 from s3nsync.s3 import S3
-from s3nsync.settings import AccountSettings, Settings
+from s3nsync.settings import RANGE_BYTES, AccountSettings, Settings
+from s3nsync.spans import Ahead
 from s3nsync.worker import Limits, Worker
 
 log = structlog.get_logger("s3nsync.app")
@@ -106,6 +107,7 @@ async def assemble(
             credentials=source,
             endpoint=settings.aws.s3,
             on_elsewhere=_warn_of_region,
+            ahead=_ahead(settings, budget),
         )
         queues: Mapping[QueueName, SqsQueue | MemoryQueue] = in_memory or _queues(settings, aws_http, source)
         for queue in queues.values():
@@ -226,6 +228,13 @@ def _budget(settings: Settings) -> ByteBudget:
     """Limit the bytes held at once; streams to one of several accounts leave the others a quarter."""
     total_bytes = settings.worker.memory_budget_bytes
     return ByteBudget(total_bytes, total_bytes * 3 // 4 if len(settings.accounts) > 1 else None)
+
+
+def _ahead(settings: Settings, budget: ByteBudget) -> Ahead | None:
+    worker = settings.worker
+    if worker.ranged_reads == 1:
+        return None
+    return Ahead(worker.ranged_reads, worker.ranged_from_bytes, RANGE_BYTES, budget)
 
 
 def open_lanes(settings: Settings) -> dict[str, Lane]:

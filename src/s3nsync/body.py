@@ -4,6 +4,7 @@ Two promises hold whatever the network does. The body ends cleanly only after ex
 when the connection breaks, stalls or ends early, reading goes on from the very byte reached, over a new GET that
 `reopen` pins to the same version (Range and If-Match). And where S3 gave a checksum of the whole object, it is compared
 before the last chunk is handed out: whoever uploads the chunks as they come can never complete an upload of bad bytes.
+How the bytes come, by one connection or by several, is the business of `spans`.
 
 Checked here are the CRCs, because they cost next to nothing (CRC64NVME 20 GB/s, CRC32C 14 GB/s, CRC32 2 to 3 GB/s on
 one core). Cryptographic digests cost more than the transfer itself; NetStorage checks those, at the other end.
@@ -13,21 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Protocol, Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Self
 
 from awscrt import checksums
 
-from s3nsync.errors import S3nsyncError, SourceCorrupt, SourceUnavailable, TransportError
+from s3nsync.errors import SourceCorrupt
 from s3nsync.model import ObjectRef, SourceInfo
 from s3nsync.pacing import Backoff
+from s3nsync.spans import Ahead, Reopen, Span, Stream, Window, open_window
 
 CHUNK_BYTES = 256 * 1024
 """Smallest chunk handed out, but for the last: above this, larger chunks no longer save CPU. Pieces off the socket are
 at most that long too, so a chunk stays below twice as much."""
-
-TRIES_PER_STALL = 3
-"""How often reading is taken up again at one offset; any byte that arrives starts the count anew."""
 
 CrcUpdate = Callable[[bytes, int], int]
 
@@ -37,16 +36,6 @@ _CRCS: tuple[tuple[str, int, CrcUpdate], ...] = (
     ("crc32", 8, zlib.crc32),
 )
 """Name, hex digits, running update; the first that S3 gave is the one checked."""
-
-
-class Stream(Protocol):
-    """One answer's body: pieces until it ends or breaks."""
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Give the pieces in order; TransportError when the connection breaks."""
-
-    async def aclose(self) -> None:
-        """Let go of the connection."""
 
 
 class Crc:
@@ -78,24 +67,28 @@ class OpenObject:
         info: SourceInfo,
         stream: Stream,
         *,
-        reopen: Callable[[int], Awaitable[Stream]],
+        reopen: Reopen,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         backoff: Backoff = Backoff(),  # noqa: B008  (a frozen value)
         chunk_bytes: int = CHUNK_BYTES,
+        ahead: Ahead | None = None,
     ) -> None:
-        """Begin at the first byte of `stream`; `reopen(offset)` answers with the same version's bytes from there on."""
+        """Begin at the first byte of `stream`; `reopen(offset, stop)` answers with those bytes of the same version.
+
+        With `ahead`, chunks are read by several connections at once where enough is left and memory is to spare.
+        """
         self.info = info
         self._ref = ref
-        self._stream: Stream | None = stream
-        self._pieces = stream.chunks()
         self._reopen = reopen
         self._sleep = sleep
         self._backoff = backoff
         self._chunk_bytes = chunk_bytes
+        self._ahead = ahead
         self._offset = 0
         self._gathered: list[bytes] = []
-        self._failures = 0
         self._crc = Crc(info.checksums)
+        self._span = self._span_of(0, info.size_bytes, stream)
+        self._window: Window | None = None
 
     def __repr__(self) -> str:
         """Show how far reading got."""
@@ -119,6 +112,8 @@ class OpenObject:
         if self._offset == self.info.size_bytes and not self._gathered:
             self._check()
             raise StopAsyncIteration
+        if self._ahead is not None and self._window is None:
+            self._window = self._open_window(self._ahead)
         return await self._gather(self._chunk_bytes)
 
     async def read_all(self) -> bytes:
@@ -126,58 +121,48 @@ class OpenObject:
         return await self._gather(self.info.size_bytes)
 
     async def aclose(self) -> None:
-        """Let go of the connection; harmless after the end, and twice."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.aclose()
+        """Let go of the connections; harmless after the end, and twice."""
+        window, span = self._window, self._span
+        if window is not None:
+            self._window = self._ahead = None
+            self._span = self._span_of(self._offset, self.info.size_bytes)
+            await window.aclose()
+        await span.aclose()
+
+    def _span_of(self, at: int, stop: int, stream: Stream | None = None) -> Span:
+        return Span(self._ref, at, stop, reopen=self._reopen, sleep=self._sleep, backoff=self._backoff, stream=stream)
+
+    def _open_window(self, ahead: Ahead) -> Window | None:
+        """Read the rest by several GETs at once, the first of them the one that is under way."""
+        if self.info.size_bytes - self._offset < ahead.from_bytes:
+            return None
+        return open_window(ahead, lambda: self._spans(ahead.range_bytes))
+
+    def _spans(self, range_bytes: int) -> Iterator[Span]:
+        """Cut what is left at multiples of `range_bytes`: uploaders cut so too, and S3 serves whole parts best."""
+        size_bytes = self.info.size_bytes
+        ends_at = (self._offset // range_bytes + 1) * range_bytes
+        self._span.end_at(min(ends_at, size_bytes))
+        yield self._span
+        for start in range(ends_at, size_bytes, range_bytes):
+            yield self._span_of(start, min(start + range_bytes, size_bytes))
 
     async def _gather(self, least_bytes: int) -> bytes:
         """Give at least so many bytes, or all that are left; checked, if they are the last."""
         size_bytes = self.info.size_bytes
+        reader = self._window or self._span
         gathered_bytes = sum(map(len, self._gathered))
         while self._offset < size_bytes and gathered_bytes < least_bytes:
-            piece = await self._next_piece()
+            piece = await reader.next_piece()
             self._gathered.append(piece)  # kept on the object: a cancelled or failed call must not lose bytes
             self._offset += len(piece)
             gathered_bytes += len(piece)
-        if self._offset > size_bytes:
-            raise SourceCorrupt(f"{self._ref}: S3 sent more than the {size_bytes} bytes that it announced")
         pieces, self._gathered = self._gathered, []
         chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._crc.add(chunk)
         if self._offset == size_bytes:
             self._check()
         return chunk
-
-    async def _next_piece(self) -> bytes:
-        while True:
-            try:
-                if self._stream is None:
-                    self._stream = await self._reopen(self._offset)
-                    self._pieces = self._stream.chunks()
-                piece = await anext(self._pieces, b"")
-            except (TransportError, SourceUnavailable) as error:
-                await self._stalled(error)
-            else:
-                if piece:
-                    self._failures = 0
-                    return piece
-                await self._stalled(self._ended_early())
-
-    async def _stalled(self, error: S3nsyncError) -> None:
-        """Wait before the next try; re-raise if there is none left, or if a new try cannot help."""
-        await self.aclose()
-        self._failures += 1
-        if not error.transient:
-            raise error
-        if self._failures > TRIES_PER_STALL:
-            # Never a TransportError: inside an upload it would read as NetStorage's, and put the PUT in doubt.
-            where = f"{self._ref}: reading stopped at byte {self._offset} of {self.info.size_bytes}"
-            raise SourceUnavailable(f"{where}: {error.message}") from error
-        await self._sleep(self._backoff.delay_s(self._failures, error.retry_after_s))
-
-    def _ended_early(self) -> SourceUnavailable:
-        return SourceUnavailable("S3 ended the answer there")
 
     def _check(self) -> None:
         mismatch = self._crc.mismatch()

@@ -67,6 +67,13 @@ class ByteBudget:
             self._hold(wanted, owner)
         return wanted
 
+    def take_spare(self, size_bytes: int, owner: str) -> bool:
+        """Hold `size_bytes` if nobody waits and they are free at once; such bytes are never more than half of all."""
+        spare = not self._waiting and self._fits(size_bytes)
+        if spare := spare and (self._held[owner] + size_bytes) * 2 <= self.total_bytes:
+            self._hold(size_bytes, owner)
+        return spare
+
     async def _wait_for(self, wanted: int, owner: str) -> None:
         turn = _Turn(wanted, owner, asyncio.get_running_loop().create_future())
         self._waiting.append(turn)

@@ -46,6 +46,7 @@ from s3nsync.http import Answer, Header, Headers, Http, Origin
 from s3nsync.model import Gone, ObjectRef, SourceInfo
 from s3nsync.pacing import Backoff
 from s3nsync.sigv4 import EMPTY_SHA256, Credentials, Signer, encode_path, encode_query
+from s3nsync.spans import Ahead
 
 ERROR_LIMIT_BYTES = 64 * 1024
 """S3's error documents are below 2 KiB; a longer one is not S3's."""
@@ -162,10 +163,12 @@ class S3:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         backoff: Backoff = Backoff(),  # noqa: B008  (a frozen value)
         on_elsewhere: Callable[[str, str], None] = lambda _bucket, _region: None,
+        ahead: Ahead | None = None,
     ) -> None:
         """Read through `http`; `endpoint` is the URL of an S3 that is not AWS's, `now_s` the Unix time to sign with.
 
-        `on_elsewhere` gets each bucket that turns out to be in another region, and that region.
+        `on_elsewhere` gets each bucket that turns out to be in another region, and that region. `ahead` says how large
+        objects are read by several GETs at once; none are without it.
         """
         self._http = http
         self._region = region
@@ -175,6 +178,7 @@ class S3:
         self._sleep = sleep
         self._backoff = backoff
         self._on_elsewhere = on_elsewhere
+        self._ahead = ahead
         self._elsewhere: dict[str, str] = {}
         self._addresses: dict[str, Address] = {}
         self._signers: dict[str, Signer] = {}
@@ -200,10 +204,10 @@ class S3:
             await answer.aclose()
             raise
 
-        async def reopen(offset: int) -> Answer:
-            return await self._open_from(ref, info, offset)
+        async def reopen(offset: int, stop: int) -> Answer:
+            return await self._open_from(ref, info, offset, stop)
 
-        return OpenObject(ref, info, answer, reopen=reopen, sleep=self._sleep, backoff=self._backoff)
+        return OpenObject(ref, info, answer, reopen=reopen, sleep=self._sleep, backoff=self._backoff, ahead=self._ahead)
 
     async def head(self, ref: ObjectRef) -> SourceInfo | None:
         """Look at the object without its bytes; None when the answer is 404, which is a hint, never a proof of absence.
@@ -246,15 +250,15 @@ class S3:
         async with answer:
             return await answer.read(LIST_LIMIT_BYTES)
 
-    async def _open_from(self, ref: ObjectRef, info: SourceInfo, offset: int) -> Answer:
-        """GET the rest of the same version; SourceChanged if it is no longer there."""
-        pinned = (("Range", f"bytes={offset}-"), ("If-Match", f'"{info.etag}"'))
+    async def _open_from(self, ref: ObjectRef, info: SourceInfo, offset: int, stop: int) -> Answer:
+        """GET the bytes from `offset` up to `stop` of the same version; SourceChanged if it is no longer there."""
+        pinned = (("Range", f"bytes={offset}-{stop - 1}"), ("If-Match", f'"{info.etag}"'))
         answer = await self._exchange(self._asking("GET", ref, (), pinned))
         if isinstance(answer, Fault):
             if answer.status == 416 or gone_of(answer) is not None:
                 raise SourceChanged(f"{ref} was replaced or deleted while it was read")
             raise error_of(answer, str(ref))
-        expected = f"bytes {offset}-{info.size_bytes - 1}/{info.size_bytes}"
+        expected = f"bytes {offset}-{stop - 1}/{info.size_bytes}"
         found = answer.headers.get("content-range", "no range")
         if answer.status != 206 or found != expected:
             await answer.aclose()

@@ -21,7 +21,8 @@ from s3nsync.errors import (
     TlsRefused,
 )
 from s3nsync.model import ObjectRef, SourceInfo
-from s3nsync.pacing import Backoff
+from s3nsync.pacing import Backoff, ByteBudget
+from s3nsync.spans import Ahead
 
 REF = ObjectRef("bucket", "key")
 
@@ -37,23 +38,30 @@ class Wire:
         self.data = data
         self.plan = iter(plan)
         self.open_streams = 0
+        self.read_bytes = 0
+        self.piece_bytes = 0
         self.offsets: list[int] = []
         self.slept_s: list[float] = []
         self.refusals: list[S3nsyncError] = []
 
-    async def reopen(self, offset: int) -> WireStream:
+    async def reopen(self, offset: int, stop: int) -> WireStream:
         """Answer a ranged GET, or refuse it with the next of `refusals`."""
         self.offsets.append(offset)
         if self.refusals:
             raise self.refusals.pop(0)
-        return WireStream(self, offset)
+        return WireStream(self, offset, stop)
 
     async def sleep(self, seconds: float) -> None:
         """Note the wait instead of waiting."""
         self.slept_s.append(seconds)
 
     def body(
-        self, *, size: int | None = None, sums: dict[str, str] | None = None, chunk_bytes: int = CHUNK_BYTES
+        self,
+        *,
+        size: int | None = None,
+        sums: dict[str, str] | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+        ahead: Ahead | None = None,
     ) -> OpenObject:
         """Open the object."""
         info = SourceInfo(
@@ -67,25 +75,28 @@ class Wire:
             sleep=self.sleep,
             backoff=Backoff(1, 8, lambda: 0.0),
             chunk_bytes=chunk_bytes,
+            ahead=ahead,
         )
 
 
 class WireStream:
     """One connection's answer."""
 
-    def __init__(self, wire: Wire, offset: int) -> None:
-        """Begin at `offset`."""
+    def __init__(self, wire: Wire, offset: int, stop: int | None = None) -> None:
+        """Begin at `offset`, and end before `stop`."""
         self._wire = wire
         self._offset = offset
+        self._data = wire.data[:stop]
         self._closed = False
         wire.open_streams += 1
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Give pieces by the next step of the plan; past the plan, all that is left."""
-        lengths, end = next(self._wire.plan, ([len(self._wire.data)], None))
+        lengths, end = next(self._wire.plan, ([self._wire.piece_bytes or len(self._wire.data)] * 300, None))
         for length in lengths:
-            piece = self._wire.data[self._offset : self._offset + length]
+            piece = self._data[self._offset : self._offset + length]
             self._offset += len(piece)
+            self._wire.read_bytes += len(piece)
             await asyncio.sleep(0)
             if piece:
                 yield piece
@@ -232,7 +243,7 @@ async def test_more_bytes_than_announced_are_corrupt() -> None:
     """An answer longer than its own length is never passed on, nor does asking again end cleanly."""
     opened = Wire(b"abcdef", []).body(size=4)
     for _ in range(2):
-        with pytest.raises(SourceCorrupt, match="more than the 4 bytes"):
+        with pytest.raises(SourceCorrupt, match="more than the bytes up to 4"):
             await opened.read_all()
 
 
@@ -250,8 +261,10 @@ async def test_a_cancelled_read_loses_no_byte() -> None:
     assert await opened.read_all() == b"abcdef"
 
 
+PIECE = 40
+
 steps = st.tuples(
-    st.lists(st.integers(0, 40), max_size=4),
+    st.lists(st.integers(0, PIECE), max_size=4),
     st.sampled_from(["reset", "end"]),
 )
 
@@ -279,6 +292,160 @@ def test_same_bytes_or_a_typed_error(
         assert wire.open_streams == 0
 
     asyncio.run(scenario())
+
+
+# --- several connections at once -----------------------------------------------------------------------------------
+
+
+def ahead_of(streams: int, range_bytes: int, *, from_bytes: int = 0, budget: ByteBudget | None = None) -> Ahead:
+    """Read ahead out of a budget of which this window is half."""
+    return Ahead(streams, from_bytes, range_bytes, budget or ByteBudget(2 * streams * range_bytes))
+
+
+@given(
+    data=st.binary(max_size=300),
+    plan=st.lists(steps, max_size=12),
+    known=st.booleans(),
+    chunk=st.integers(1, 40),
+    streams=st.integers(2, 5),
+    range_bytes=st.integers(1, 60),
+    stop_after=st.none() | st.integers(0, 5),
+)
+def test_read_ahead_gives_the_same_bytes_or_a_typed_error(
+    data: bytes,
+    plan: list[tuple[list[int], str]],
+    *,
+    known: bool,
+    chunk: int,
+    streams: int,
+    range_bytes: int,
+    stop_after: int | None,
+) -> None:
+    """In order, whole and never more than a window in memory, however the connections end and whenever one stops."""
+
+    async def scenario() -> None:
+        wire = Wire(data, [(lengths, None if end == "end" else lost()) for lengths, end in plan])
+        wire.piece_bytes = PIECE
+        ahead = ahead_of(streams, range_bytes)
+        opened = wire.body(sums=crc64(data) if known else None, chunk_bytes=chunk, ahead=ahead)
+        got, chunks = b"", 0
+        try:
+            async for part in opened.chunks():
+                got += part
+                chunks += 1
+                assert wire.read_bytes - len(got) <= streams * range_bytes + PIECE  # what the first GET goes on with
+                if chunks == stop_after:
+                    break
+            else:
+                assert got == data
+        except SourceUnavailable:
+            assert len(got) < len(data)
+        assert data.startswith(got)
+        await opened.aclose()
+        assert wire.open_streams == 0
+        assert ahead.budget.in_use_bytes == 0
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(scenario())
+
+
+async def test_read_ahead_asks_for_each_range_once_and_in_step() -> None:
+    """The GET under way gives the first range; so many others are asked for at once, and the next as one is used up."""
+    data = bytes(range(100))
+    wire = Wire(data, [])
+    opened = wire.body(sums=crc64(data), chunk_bytes=10, ahead=ahead_of(3, 10))
+    assert await anext(opened.chunks()) == data[:10]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert wire.offsets == [10, 20]
+    assert await anext(opened.chunks()) == data[10:20]
+    assert await opened.read_all() == data[20:]
+    assert wire.offsets == [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    assert wire.open_streams == 0
+    await opened.aclose()
+
+
+async def test_no_memory_to_spare_means_one_stream_until_there_is() -> None:
+    """Nobody who waits for memory is passed, nothing is waited for, and what is left later is read ahead."""
+    data = bytes(200)
+    wire, budget = Wire(data, [([10] * 20, None)]), ByteBudget(60)
+    opened = wire.body(chunk_bytes=10, ahead=ahead_of(3, 10, budget=budget))
+    held = await budget.take(40, "other")
+    for _ in range(3):
+        await anext(opened.chunks())
+    assert wire.offsets == []
+    assert budget.in_use_bytes == 40
+    budget.give_back(held, "other")
+    await anext(opened.chunks())
+    assert budget.in_use_bytes == 30
+    assert wire.offsets == [40, 50]
+    await opened.aclose()
+    assert budget.in_use_bytes == 0
+
+
+async def test_what_is_left_of_a_small_object_is_not_read_ahead() -> None:
+    """Below the size named one GET it is."""
+    wire = Wire(bytes(99), [([10] * 10, None)])
+    opened = wire.body(chunk_bytes=10, ahead=ahead_of(3, 10, from_bytes=100))
+    assert sum([len(part) async for part in opened.chunks()]) == 99
+    assert wire.offsets == []
+
+
+async def test_another_version_in_a_range_ends_the_body() -> None:
+    """A range whose version is gone fails when its turn comes, each time it is asked, and leaves nothing open."""
+    data = bytes(100)
+    wire = Wire(data, [])
+    wire.refusals = [SourceChanged("412")]
+    opened = wire.body(chunk_bytes=10, ahead=ahead_of(3, 10))
+    assert len(await anext(opened.chunks())) == 10
+    for _ in range(2):
+        with pytest.raises(SourceChanged):
+            await anext(opened.chunks())
+    await opened.aclose()
+    assert wire.open_streams == 0
+
+
+async def test_a_range_longer_than_asked_for_is_corrupt() -> None:
+    """Bytes beyond a range's end would shift all that follow: none of them is passed on."""
+
+    class Generous(Wire):
+        async def reopen(self, offset: int, stop: int) -> WireStream:
+            return await super().reopen(offset, stop + 1)
+
+    opened = Generous(bytes(100), []).body(chunk_bytes=10, ahead=ahead_of(3, 10))
+    assert len(await anext(opened.chunks())) == 10
+    for _ in range(2):
+        with pytest.raises(SourceCorrupt, match="more than the bytes up to 20"):
+            await anext(opened.chunks())
+    await opened.aclose()
+
+
+async def test_a_bug_while_reading_ahead_is_raised_where_the_bytes_are_missed() -> None:
+    """What is no error of ours ends the read too: nobody waits for bytes that will not come."""
+
+    class Broken(Wire):
+        async def reopen(self, offset: int, stop: int) -> WireStream:
+            raise ZeroDivisionError(offset, stop)
+
+    opened = Broken(bytes(100), []).body(chunk_bytes=10, ahead=ahead_of(3, 10))
+    await anext(opened.chunks())
+    with pytest.raises(ZeroDivisionError):
+        await anext(opened.chunks())
+    await opened.aclose()
+
+
+async def test_closing_before_a_task_has_begun_leaves_nothing_open() -> None:
+    """A read that is cancelled at once closes the first connection too."""
+    wire = Wire(bytes(100), [])
+    opened = wire.body(chunk_bytes=10, ahead=ahead_of(3, 10))
+    task = asyncio.ensure_future(anext(opened.chunks()))
+    await asyncio.sleep(0)
+    task.cancel()
+    await opened.aclose()
+    assert wire.open_streams == 0
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await opened.read_all() == bytes(100)  # one that was closed is read on plainly
 
 
 @given(data=st.binary(min_size=1, max_size=100), at=st.integers(0, 99), bit=st.integers(0, 7))

@@ -264,6 +264,7 @@ def test_all_mistakes_of_all_sources_are_told_at_once(write: WriteFile) -> None:
         ({"S3NSYNC_METRICS_FLUSH_S": "often"}, "must be a number"),
         ({"S3NSYNC_METRICS_NAMESPACE": "a b"}, "must match"),
         ({"S3NSYNC_WORKER_BUFFER_BYTES": "70000000"}, "must fit memory_budget_bytes"),
+        ({"S3NSYNC_WORKER_RANGED_READS": "5"}, "ranged_reads (5) needs memory_budget_bytes of at least 83886080"),
         ({"QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/1/standard"}, "standard queues are not supported"),
         ({"QUEUE_URL": "sqs.eu-central-1.amazonaws.com/1/a.fifo"}, "must be a URL"),
         ({"QUEUE_URL": "https://[/a.fifo"}, "must be a URL"),

@@ -134,6 +134,23 @@ async def test_who_holds_its_part_leaves_the_rest_to_others() -> None:
         assert budget.in_use_bytes == 8
 
 
+async def test_spare_bytes_are_those_that_nobody_needs() -> None:
+    """They are free at once, nobody waits for them, and are half of all at most; else there are none."""
+    budget = ByteBudget(10)
+    assert budget.take_spare(3, "ahead")
+    assert not budget.take_spare(3, "ahead")
+    assert budget.take_spare(2, "ahead")
+    async with reserved(budget, 4):
+        large = asyncio.ensure_future(_touch(budget, 8))
+        await asyncio.sleep(0)
+        budget.give_back(5, "ahead")
+        assert not budget.take_spare(1, "ahead")
+    await asyncio.wait_for(large, 1)
+    async with reserved(budget, 8):
+        assert not budget.take_spare(3, "ahead")
+    assert budget.in_use_bytes == 0
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3), st.booleans(), st.sampled_from("ab")), max_size=30),
     st.integers(1, 20),
