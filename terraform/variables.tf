@@ -202,7 +202,7 @@ variable "max_tasks" {
 }
 
 variable "worker_environment" {
-  description = "Further settings of the worker by their environment names, such as { S3NSYNC_WORKER_MAX_IN_FLIGHT = \"128\" } (docs/configuration.md). No secrets: they are visible."
+  description = "Further settings of the worker by their environment names, such as { S3NSYNC_WORKER_MAX_IN_FLIGHT = \"128\", NS_BYTES_PER_S_VIDEO = \"5000000\" } (docs/configuration.md). No secrets: they are visible."
   type        = map(string)
   default     = {}
   nullable    = false

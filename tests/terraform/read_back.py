@@ -380,7 +380,7 @@ def operations(made: Deployment, check: Check, *, verifies: bool) -> None:
     attributes = made.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
     check("topic: encrypted", attributes["KmsMasterKeyId"], made.outputs["kms_key_arn"])
     board = json.loads(made.client("cloudwatch").get_dashboard(DashboardName=NAME)["DashboardBody"])
-    check("dashboard: panels", len(board["widgets"]), 8 if verifies else 6)
+    check("dashboard: panels", len(board["widgets"]), 9 if verifies else 7)
 
 
 def verify(made: Deployment, check: Check, *, every_hours: int) -> None:

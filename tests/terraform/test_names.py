@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from s3nsync import intake
-from s3nsync.metrics import UNITS
+from s3nsync.lanes import LaneFigures
+from s3nsync.metrics import UNITS, lane_values
 from s3nsync.settings import OTHER_VARIABLES, describe
 
 MODULE = Path(__file__).resolve().parents[2] / "terraform" / "modules" / "s3nsync"
@@ -17,6 +18,7 @@ METRIC = re.compile(
       | \["s3nsync",\s*"(\w+)",\s*"Service",                           # a panel's""",
     re.VERBOSE,
 )
+METRIC_OF_ACCOUNT = re.compile(r'\["s3nsync", "(\w+)", "Service", var\.name, "Account", account\b')
 NAMESPACE = re.compile(r'(?:namespace\s*=\s*|\[)"s3nsync"')
 VARIABLE = re.compile(r"\b(?:S3NSYNC|NS)_[A-Z_]+[A-Z]\b")
 
@@ -29,12 +31,21 @@ def test_alarms_and_panels_watch_metrics_that_are_written() -> None:
     assert len(names) == len(NAMESPACE.findall(operations))
 
 
+def test_the_panel_of_accounts_shows_what_a_lane_writes() -> None:
+    """Its metrics have the dimension Account, and are a lane's; no other panel's are."""
+    lane = set(lane_values(LaneFigures(window=1, in_use=0, waiting=0, cuts=0, rests=0), None))
+    shown = METRIC_OF_ACCOUNT.findall(SOURCES["operations.tf"])
+    assert {"window", "waiting", "window_cuts"} <= set(shown) <= lane
+    assert sorted(shown) == sorted(panel for _, panel in METRIC.findall(SOURCES["operations.tf"]) if panel in lane)
+
+
 def test_tasks_get_settings_that_there_are() -> None:
     """Every variable that the module sets for tasks, or lets users set, is a setting's or a documented one."""
     known = {name for setting in describe() for name in setting.env} | set(OTHER_VARIABLES)
     named = {name for source in ("worker.tf", "variables.tf") for name in VARIABLE.findall(SOURCES[source])}
     of_the_secret = {"NS_HOSTNAME", "NS_USER", "NS_KEY"}
-    assert named - of_the_secret <= known
+    general = {name.replace("_VIDEO", "_<NAME>") for name in named}  # the example of an account
+    assert general - of_the_secret <= known
     assert {"S3NSYNC_LIVE_QUEUE_URL", "S3NSYNC_WORKER_GRACE_S", "NS_SECRET", "NS_BYTES_PER_S"} <= named
 
 

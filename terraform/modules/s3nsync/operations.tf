@@ -185,6 +185,16 @@ locals {
       ]
     },
     {
+      # A window that goes down, with cuts, is NetStorage refusing or slow; waiting at a wide one wants more tasks.
+      title = "Each account: objects at once in a task, waiting for a place, cuts", stat = "Average"
+      metrics = concat(
+        [for account in keys(local.secret_arns) : ["s3nsync", "window", "Service", var.name, "Account", account]],
+        [for account in keys(local.secret_arns) : ["s3nsync", "waiting", "Service", var.name, "Account", account]],
+        [for account in keys(local.secret_arns) :
+        ["s3nsync", "window_cuts", "Service", var.name, "Account", account, { stat = "Sum", yAxis = "right" }]],
+      )
+    },
+    {
       title = "Dead letters and failed events", stat = "Maximum"
       metrics = [for queue in [aws_sqs_queue.dead, aws_sqs_queue.failure] :
       ["AWS/SQS", "ApproximateNumberOfMessagesVisible", "QueueName", queue.name]]

@@ -352,7 +352,7 @@ variable "max_tasks" {
 }
 
 variable "worker_environment" {
-  description = "Further settings of the worker by their environment names, such as { S3NSYNC_WORKER_MAX_IN_FLIGHT = \"128\" } (docs/configuration.md). No secrets: they are visible."
+  description = "Further settings of the worker by their environment names, such as { S3NSYNC_WORKER_MAX_IN_FLIGHT = \"128\", NS_BYTES_PER_S_VIDEO = \"5000000\" } (docs/configuration.md). No secrets: they are visible."
   type        = map(string)
   default     = {}
   nullable    = false
@@ -360,13 +360,21 @@ variable "worker_environment" {
   validation {
     condition = alltrue([
       for name in keys(var.worker_environment) :
-      can(regex("^(S3NSYNC_(WORKER|LOG|METRICS)_[A-Z_]+|NS_MAX_IN_FLIGHT|NS_REQUESTS_PER_S|NS_BYTES_PER_S)$", name)) &&
+      can(regex("^(S3NSYNC_(WORKER|LOG|METRICS)_[A-Z_]+|NS_(MAX_IN_FLIGHT|REQUESTS_PER_S|BYTES_PER_S)(_[A-Z0-9_]+)?)$", name)) &&
       !contains([
         "S3NSYNC_WORKER_LEASE_S", "S3NSYNC_WORKER_GRACE_S", "S3NSYNC_LOG_FORMAT",
         "S3NSYNC_METRICS_EMF", "S3NSYNC_METRICS_NAMESPACE", "S3NSYNC_METRICS_SERVICE",
       ], name)
     ])
-    error_message = "worker_environment: takes S3NSYNC_WORKER_…, S3NSYNC_LOG_… and S3NSYNC_METRICS_… names, NS_MAX_IN_FLIGHT, NS_REQUESTS_PER_S and NS_BYTES_PER_S. Lease, grace, the log's format and the metrics' names are set by the module, because queues and alarms depend on them."
+    error_message = "worker_environment: takes S3NSYNC_WORKER_…, S3NSYNC_LOG_… and S3NSYNC_METRICS_… names, NS_MAX_IN_FLIGHT, NS_REQUESTS_PER_S and NS_BYTES_PER_S, these three also with _<ACCOUNT> behind. Lease, grace, the log's format and the metrics' names are set by the module, because queues and alarms depend on them."
+  }
+
+  validation {
+    condition = alltrue([
+      for found in regexall("NS_(?:MAX_IN_FLIGHT|REQUESTS_PER_S|BYTES_PER_S)_([A-Z0-9_]+)", join(" ", keys(var.worker_environment))) :
+      contains(concat(["default"], keys(var.secret_arns)), lower(found[0]))
+    ])
+    error_message = "worker_environment: a limit names an account that has no secret here; NS_MAX_IN_FLIGHT_VIDEO is for the account `video` of secret_arns."
   }
 }
 

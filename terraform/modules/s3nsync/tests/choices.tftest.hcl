@@ -406,7 +406,10 @@ run "existing_image_key_and_topic" {
 run "the_workers_settings_reach_it" {
   command = plan
   variables {
-    worker_environment = { S3NSYNC_WORKER_MAX_IN_FLIGHT = "128", S3NSYNC_LOG_LEVEL = "warning", NS_REQUESTS_PER_S = "50" }
+    secret_arns = { video = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:video-abcdef" }
+    worker_environment = {
+      S3NSYNC_WORKER_MAX_IN_FLIGHT = "128", S3NSYNC_LOG_LEVEL = "warning", NS_REQUESTS_PER_S = "50", NS_BYTES_PER_S_VIDEO = "5000000"
+    }
   }
 
   assert {
@@ -414,10 +417,20 @@ run "the_workers_settings_reach_it" {
       local.worker_environment.S3NSYNC_WORKER_MAX_IN_FLIGHT == "128" &&
       local.worker_environment.S3NSYNC_LOG_LEVEL == "warning" &&
       local.worker_environment.NS_REQUESTS_PER_S == "50" &&
+      local.worker_environment.NS_BYTES_PER_S_VIDEO == "5000000" &&
       local.worker_environment.S3NSYNC_LOG_FORMAT == "json" &&
       local.worker_environment.S3NSYNC_METRICS_SERVICE == "s3nsync"
     )
     error_message = "Settings are added to the module's own."
+  }
+
+  assert {
+    condition = toset([
+      for metric in one([for panel in local.panels : panel.metrics if startswith(panel.title, "Each account")]) : "${metric[1]} ${metric[5]}"
+      ]) == toset([
+      for pair in setproduct(["window", "waiting", "window_cuts"], ["default", "video"]) : join(" ", pair)
+    ])
+    error_message = "A panel has the way to each account."
   }
 }
 
@@ -503,7 +516,7 @@ run "proof_on_a_schedule" {
   }
 
   assert {
-    condition     = length(local.panels) == 8
+    condition     = length(local.panels) == 9
     error_message = "Two more panels."
   }
 

@@ -362,6 +362,14 @@ run "a_setting_that_the_module_owns" {
   expect_failures = [var.worker_environment]
 }
 
+run "a_limit_of_no_account" {
+  command = plan
+  variables {
+    worker_environment = { NS_MAX_IN_FLIGHT_VIDEO = "8" }
+  }
+  expect_failures = [var.worker_environment]
+}
+
 run "a_log_without_the_metrics" {
   command = plan
   variables {
