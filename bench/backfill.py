@@ -2,9 +2,9 @@
 
     queue in memory -> the real worker -> engine: GET, PUT and, after each copy, the HEAD of the second look
 
-Servers, TLS and objects are those of data_path.py; the two take turns. The second look is what copies of the bulk queue
-owe, because live events of the same keys go on beside them; the same is shown without it, for the share of the queue
-and the worker. Finding out what to copy is not in it: listing.py measures that. The figure is CPU seconds.
+Servers, TLS and objects are those of data_path.py; the ways take turns. The second look is what copies of the bulk
+queue owe, because live events of the same keys go on beside them; `--direct` takes many of them together. Finding out
+what to copy is not in it: listing.py measures that. The figure is CPU seconds.
 
     python -m bench.backfill [--objects 20000] [--rounds 3]
 """
@@ -14,10 +14,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import ssl
 import statistics
 import tempfile
 import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
@@ -45,10 +50,44 @@ from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Breaker, ByteBudget
 from s3nsync.queues.memory import MemoryQueue
 from s3nsync.s3 import S3
+from s3nsync.second_look import SecondLooks
 from s3nsync.worker import Limits, Worker
 
 ROUTE = Route(BUCKET, CPCODE)
-WAYS = ("data path alone", "worker, live", "worker, bulk")
+WAYS = ("data path alone", "worker, no second look", "worker, a HEAD each", "worker, looks together")
+
+
+class Listed(S3):
+    """S3 by nginx, which lists nothing: pages are made up from the files, and cost one real request each."""
+
+    def __init__(self, home: Path, case: Case, http: Http, endpoint: str) -> None:
+        """Know the files."""
+        super().__init__(http, region="us-east-1", credentials=BenchCredentials(), endpoint=endpoint)
+        self._keys = keys_of(case)
+        self._contents = [_contents(key, (home / "root" / BUCKET / key).stat()) for key in self._keys]
+
+    async def list_page(self, bucket: str, query: Sequence[tuple[str, str]]) -> bytes:
+        """Word a page of ListObjectsV2."""
+        asked = dict(query)
+        await super().head(ObjectRef(bucket, self._keys[0]))
+        start = bisect_right(self._keys, asked["start-after"])
+        inner = "".join(self._contents[start : start + int(asked["max-keys"])])
+        return f"<ListBucketResult><IsTruncated>true</IsTruncated>{inner}</ListBucketResult>".encode()
+
+
+def _contents(key: str, file: os.stat_result) -> str:
+    """Word what a listing says of an object, as nginx's headers do."""
+    modified = datetime.fromtimestamp(int(file.st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    etag = f"{int(file.st_mtime):x}-{file.st_size:x}"
+    return (
+        f"<Contents><Key>{key}</Key><LastModified>{modified}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
+        f"<Size>{file.st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+    )
+
+
+def keys_of(case: Case) -> list[str]:
+    """Give the keys in key order, as a backfill copies them."""
+    return sorted(f"{case.name}/{number}" for number in range(case.count))
 
 
 async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueName) -> Round:
@@ -80,8 +119,7 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
     )
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     working = asyncio.create_task(worker.run())
-    for number in range(case.count):
-        await queues[name].send([Change(ObjectRef(BUCKET, f"{case.name}/{number}"), "put", run="bench")])
+    await queues[name].send([Change(ObjectRef(BUCKET, key), "put", run="bench") for key in keys_of(case)])
     await worker.stopped()
     found = Round(time.process_time() - cpu_s, time.perf_counter() - wall_s)
     for each in queues.values():
@@ -91,16 +129,17 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
 
 
 async def measure(
-    case: Case, rounds: int, source_url: str, target_port: int, tls: ssl.SSLContext
+    case: Case, rounds: int, home: Path, urls: tuple[str, int], tls: ssl.SSLContext
 ) -> dict[str, list[float]]:
     """Give objects a CPU second by way, a figure for each round but the first."""
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     async with Http(tls=tls) as s3_http, Http(tls=tls) as ns_http:
+        s3 = Listed(home, case, s3_http, urls[0])
         gate = Breaker((ROUTE,), time.monotonic, on_stop=lambda *_: None, on_go=lambda *_: None)
         engine = Replicator(
             routes=(ROUTE,),
-            source=S3(s3_http, region="us-east-1", credentials=BenchCredentials(), endpoint=source_url),
-            targets={"default": NetStorage(Account.parse(f"127.0.0.1:{target_port}", USER, KEY), ns_http)},
+            source=s3,
+            targets={"default": NetStorage(Account.parse(f"127.0.0.1:{urls[1]}", USER, KEY), ns_http)},
             lanes={"default": Lane(1024, time.monotonic)},
             budget=ByteBudget(64 << 20),
             gate=gate,
@@ -115,6 +154,9 @@ async def measure(
             for way in WAYS:
                 if way == WAYS[0]:
                     done = await copy_all(case, engine)
+                elif way == WAYS[3]:
+                    together = replace(engine, source=SecondLooks(s3))
+                    done = await work_all(case, together, gate, "bulk")
                 else:
                     done = await work_all(case, engine, gate, "live" if way == WAYS[1] else "bulk")
                 if number:
@@ -135,7 +177,7 @@ def main() -> None:
         url, port = stack.enter_context(source(home, [case])), stack.enter_context(target(home))
         relax_collector()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            found = runner.run(measure(case, asked.rounds, url, port, tls))
+            found = runner.run(measure(case, asked.rounds, home, (url, port), tls))
     base = statistics.median(found[WAYS[0]])
     print(f"{asked.objects:,} objects of 4 KiB, {asked.rounds} rounds, TLS on both sides\n")
     print("| way | objects per CPU-second: median (min to max) | of the data path |\n|---|--:|--:|")

@@ -36,6 +36,7 @@ from s3nsync.pacing import Backoff, Breaker, ByteBudget, DeleteBrake
 from s3nsync.queues.memory import MemoryQueue
 from s3nsync.queues.sqs import SqsQueue
 from s3nsync.s3 import S3
+from s3nsync.second_look import SecondLooks
 from s3nsync.settings import RANGE_BYTES, AccountSettings, Settings
 from s3nsync.spans import Ahead
 from s3nsync.worker import Limits, Worker
@@ -94,7 +95,7 @@ async def assemble(
     """Open everything that `settings` (see `resolve`) describes, and close it in the end.
 
     `report` is called once for each settled Change. `credentials` replaces the AWS credential search, `in_memory` the
-    queues of SQS.
+    queues of SQS: then keys come in key order, and second looks are taken together.
     """
     source = credentials or SessionCredentials()
     async with AsyncExitStack() as stack:
@@ -120,7 +121,7 @@ async def assemble(
         backoff = Backoff(base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
         engine = Replicator(
             routes=settings.routes,
-            source=s3,
+            source=s3 if in_memory is None else SecondLooks(s3),
             targets=targets,
             lanes=lanes,
             budget=budget,

@@ -1,8 +1,9 @@
 """`--direct`: the real worker in this process, on queues in memory.
 
 The lister fills the bulk queue and waits when it is full. What the worker does is what it does in a container: a look
-at S3 before and, since others may write the key at the same time, after each copy; a Check after the grace for
-whatever may still land; burial, with the reason, of what cannot be done. Only the queues do not outlive the process.
+at S3 before and, since others may write the key at the same time, after each copy (many together: `second_look`); a
+Check after the grace for whatever may still land; burial, with the reason, of what cannot be done. Only the queues do
+not outlive the process.
 """
 
 from __future__ import annotations
