@@ -177,11 +177,14 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _queues(settings: Settings, http: Http, source: CredentialSource) -> dict[QueueName, SqsQueue]:
+    named = settings.queues
+    if named is None:
+        raise ConfigError("queues: there are none", hint="a bug: load the settings with their queues")
     urls: Sequence[tuple[QueueName, str | None]] = (
-        ("live", settings.queues.live),
-        ("bulk", settings.queues.bulk),
-        ("check", settings.queues.check),
-        ("dead", settings.queues.dead),
+        ("live", named.live),
+        ("bulk", named.bulk),
+        ("check", named.check),
+        ("dead", named.dead),
     )
     return {
         name: SqsQueue(
@@ -191,7 +194,7 @@ def _queues(settings: Settings, http: Http, source: CredentialSource) -> dict[Qu
             source,
             region=settings.region,
             lease_s=settings.worker.lease_s,
-            dead_url=settings.queues.dead if name != "dead" else None,
+            dead_url=named.dead if name != "dead" else None,
             endpoint=settings.aws.sqs,
             token=lambda: secrets.token_hex(16),
         )

@@ -188,13 +188,16 @@ def _show_health(ui: Ui, name: str | None = None) -> int:
 
 @app.command()
 def doctor(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Look at everything that replication depends on, and say what to mend; exit code 1 if anything failed."""
+    """Look at everything that replication depends on, and say what to mend; exit code 1 if anything failed.
+
+    Before anything is set up it wants no queues: region, bucket, CP code and account are enough.
+    """
     from s3nsync.doctor import examine  # noqa: PLC0415 - no other verb needs it
 
     ui = new_ui(as_json=as_json)
 
     async def show() -> int:
-        settings = load(config, os.environ)
+        settings = load(config, os.environ, queues=False)
         ui.redact = configure("auto", "error", settings.secrets()).redact
         counts = dict.fromkeys(("ok", "warning", "failed"), 0)
         async for each in examine(settings):

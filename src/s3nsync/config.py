@@ -34,14 +34,15 @@ DEFAULT_FILE = Path("s3nsync.toml")
 _SECRET_PARTS = {"NS_HOSTNAME": "host", "NS_USER": "user", "NS_KEY": "key"}
 
 
-def load(path: Path | None, env: Mapping[str, str], *, accounts: bool = True) -> Settings:
+def load(path: Path | None, env: Mapping[str, str], *, accounts: bool = True, queues: bool = True) -> Settings:
     """Read file and environment into Settings; raises one ConfigError that names every mistake.
 
     `path` is the `--config` option; `env` is normally `os.environ`. Without `accounts`, for what never speaks to
-    NetStorage, the tree has none: whatever is said of them is passed over.
+    NetStorage, the tree has none: whatever is said of them is passed over. Without `queues`, for what can do before
+    they are made, none need be named; if one is, all must be right.
     """
     env = {name: value for name, value in env.items() if value.strip() and (accounts or not name.startswith("NS_"))}
-    draft = _Draft(accounts=accounts)
+    draft = _Draft(accounts=accounts, queues=queues)
     draft.read_file(path, env)
     draft.read_env(env)
     routes = draft.take_routes(env)
@@ -79,8 +80,9 @@ def with_secret(account: AccountSettings, text: str) -> AccountSettings:
 class _Draft:
     """The raw table while it is put together, where each value came from, and the mistakes found so far."""
 
-    def __init__(self, *, accounts: bool) -> None:
+    def __init__(self, *, accounts: bool, queues: bool) -> None:
         self.accounts = accounts
+        self.queues = queues
         self.table: dict[str, object] = {}
         self.origin: dict[tuple[str, ...], str] = {}
         self.file = ""
@@ -139,6 +141,8 @@ class _Draft:
         """Check everything and give the tree; raises ConfigError with all mistakes."""
         for section in sections():
             self.table.setdefault(section, {})
+        if not (self.queues or self.table["queues"]):
+            self.table["queues"] = None
         if self.accounts:
             self._check_accounts(routes)
         else:

@@ -3,6 +3,8 @@
 Facts are gathered by thin calls; each judgement on them is a pure function that gives Findings. Nothing is changed but
 one probe object on each NetStorage target, which is written, looked at and removed again. A check that cannot be made
 (a permission that only the doctor lacks) is a warning, never a failure: the worker may well be fine.
+
+Settings without queues are those of somebody who has not yet set anything up: then a bucket should notify nobody.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,11 +23,12 @@ from typing import TYPE_CHECKING, Literal
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-from s3nsync.app import App, assemble, resolve
+from s3nsync.app import App, assemble, resolve, suspended_clock_s
 from s3nsync.errors import S3nsyncError
 from s3nsync.mapping import target_directory
 from s3nsync.model import QueueName, Report, Route
 from s3nsync.netstorage import NetStorage
+from s3nsync.queues.memory import MemoryQueue
 from s3nsync.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("failed", error.message, error.hint)
         return
     yield Finding("ok", f"accounts: {', '.join(sorted(whole.accounts))} (host, user and key are there)")
-    parts = assemble(whole, report=_nobody_listens)
+    parts = assemble(whole, report=_nobody_listens, in_memory=_stand_ins(whole) if whole.queues is None else None)
     try:
         app = await parts.__aenter__()
     except S3nsyncError as error:
@@ -81,6 +84,15 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             yield finding
         for route in whole.routes:
             yield await _netstorage(app.targets[route.account], route)
+
+
+def _stand_ins(settings: Settings) -> dict[QueueName, MemoryQueue]:
+    """Give queues to a worker that never runs: the doctor wants the clients beside it."""
+    names: tuple[QueueName, ...] = ("live", "check")
+    return {
+        name: MemoryQueue(name, lease_s=settings.worker.lease_s, clock_s=suspended_clock_s, now_s=time.time)
+        for name in names
+    }
 
 
 def _nobody_listens(_report: Report) -> None:
@@ -153,51 +165,104 @@ async def _bucket(app: App, settings: Settings, bucket: str) -> AsyncIterator[Fi
 
 
 async def wiring(settings: Settings, bucket: str) -> Sequence[Finding]:
-    """Look whether the bucket's events reach a function or EventBridge."""
+    """Look where the bucket's events go: to our function or EventBridge or, before there are queues, to nobody."""
 
     def ask() -> Sequence[Finding]:
         client = boto3.client("s3", region_name=settings.region, endpoint_url=settings.aws.s3)
-        return list(judge_wiring(bucket, client.get_bucket_notification_configuration(Bucket=bucket)))
+        found = client.get_bucket_notification_configuration(Bucket=bucket)
+        judge = judge_vacancy if settings.queues is None else judge_wiring
+        return list(judge(bucket, found, settings.metrics.service))
 
     return await _asked(lambda: asyncio.to_thread(ask), f"bucket {bucket}: notifications")
 
 
-def judge_wiring(bucket: str, found: NotificationConfigurationResponseTypeDef) -> Iterator[Finding]:
-    """Judge a bucket's notification configuration: the events that we need must reach a function or EventBridge."""
-    functions = found.get("LambdaFunctionConfigurations") or []
-    if not functions and found.get("EventBridgeConfiguration") is not None:
-        yield Finding("ok", f"bucket {bucket}: its events go to EventBridge")
-        return
-    if not functions:
-        yield Finding(
-            "failed",
-            f"bucket {bucket}: its events go to no function",
-            "apply the Terraform module, or add the notification by hand (README)",
+def judge_vacancy(bucket: str, found: NotificationConfigurationResponseTypeDef, deployment: str) -> Iterator[Finding]:
+    """Judge a bucket's notification configuration before anything is set up: Terraform takes it over if it is empty.
+
+    What already goes to the function of `deployment` (the Terraform module's `name`) is in nobody's way.
+    """
+    functions = found.get("LambdaFunctionConfigurations", [])
+    ours = [each["LambdaFunctionArn"] for each in functions if _is_intake(each["LambdaFunctionArn"], deployment)]
+    for arn in dict.fromkeys(ours):
+        what = f"bucket {bucket}: notifies {arn} already, which is the function of this deployment"
+        yield Finding("ok", what)
+    others = [arn for arn in _listeners(found) if arn not in ours]
+    if others:
+        hint = (
+            "terraform apply refuses to replace that: add the module's function where those settings are kept, or turn"
+            ' EventBridge on there and set event_path = "eventbridge"; manage_bucket_notification = false in both cases'
         )
-        return
-    sent = {event for each in functions for event in each["Events"]}
+        yield Finding("warning", f"bucket {bucket}: notifies {', '.join(others)} already", hint)
+    if found.get("EventBridgeConfiguration") is not None:
+        hint = 'set event_path = "eventbridge" and manage_bucket_notification = false, else terraform apply refuses'
+        yield Finding("warning", f"bucket {bucket}: tells EventBridge already", hint)
+    elif not (ours or others):
+        yield Finding("ok", f"bucket {bucket}: notifies nobody yet")
+
+
+def judge_wiring(bucket: str, found: NotificationConfigurationResponseTypeDef, deployment: str) -> Iterator[Finding]:
+    """Judge a bucket's notification configuration: the events that we need must reach our function or EventBridge.
+
+    Ours is named after the `deployment`, as Terraform names it. Where none is, it may have been made by hand: all are
+    judged together, and named.
+    """
+    functions = found.get("LambdaFunctionConfigurations", [])
+    ours = [each for each in functions if _is_intake(each["LambdaFunctionArn"], deployment)]
+    taken = ours or functions
+    arns = list(dict.fromkeys(each["LambdaFunctionArn"] for each in taken))
+    if not ours and found.get("EventBridgeConfiguration") is not None:
+        taken, arns = [], []
+        yield Finding("ok", f"bucket {bucket}: its events go to EventBridge")
+    elif not taken:
+        hint = "apply the Terraform module, or add the notification by hand (README)"
+        yield Finding("failed", f"bucket {bucket}: its events go to no function", hint)
+    else:
+        yield from _judge_events(bucket, {event for each in taken for event in each["Events"]}, ", ".join(arns))
+        if not ours:
+            hint = f"is that the intake function? Terraform's would be {deployment}-intake (see metrics.service)"
+            yield Finding("warning", f"bucket {bucket}: its events reach {', '.join(arns)}", hint)
+    others = [arn for arn in _listeners(found) if arn not in arns]
+    if others:
+        yield Finding("ok", f"bucket {bucket}: other notifications, to {', '.join(others)}, are left alone")
+
+
+def _judge_events(bucket: str, sent: Collection[str], whom: str) -> Iterator[Finding]:
+    """Judge the kinds of event that are sent to `whom`."""
     for prefix in EVENTS_NEEDED:
-        whole = f"{prefix}*" in sent
-        some = any(event.startswith(prefix) for event in sent)
-        if not whole:
+        if f"{prefix}*" not in sent:
+            some = any(event.startswith(prefix) for event in sent)
             level: Level = "warning" if some else "failed"
             what = "some of" if some else "no"
-            yield Finding(level, f"bucket {bucket}: {what} {prefix}* events reach a function", f"add {prefix}*")
+            yield Finding(level, f"bucket {bucket}: {what} {prefix}* events reach {whom}", f"add {prefix}*")
     if all(f"{prefix}*" in sent for prefix in EVENTS_NEEDED):
-        yield Finding("ok", f"bucket {bucket}: creations, deletions and expirations reach a function")
-    restored = {"s3:ObjectRestore:Completed", "s3:ObjectRestore:*"}
-    if not sent & restored:
+        yield Finding("ok", f"bucket {bucket}: creations, deletions and expirations reach {whom}")
+    if not {"s3:ObjectRestore:Completed", "s3:ObjectRestore:*"} & set(sent):
         hint = "add s3:ObjectRestore:Completed, else archived objects stay away after they are restored"
         yield Finding("warning", f"bucket {bucket}: restored objects are not told of", hint)
-    others = len(found.get("QueueConfigurations", [])) + len(found.get("TopicConfigurations", []))
-    if others:
-        yield Finding("ok", f"bucket {bucket}: {others} more notifications, to queues or topics, are left alone")
+
+
+def _is_intake(arn: str, deployment: str) -> bool:
+    """Tell whether a function is named as the Terraform module names its own; a version or an alias may follow."""
+    return arn.split(":")[6:7] == [f"{deployment}-intake"]
+
+
+def _listeners(found: NotificationConfigurationResponseTypeDef) -> list[str]:
+    """Give the ARN of everything that a bucket notifies."""
+    arns = [each["LambdaFunctionArn"] for each in found.get("LambdaFunctionConfigurations", [])]
+    arns += [each["QueueArn"] for each in found.get("QueueConfigurations", [])]
+    arns += [each["TopicArn"] for each in found.get("TopicConfigurations", [])]
+    return list(dict.fromkeys(arns))
 
 
 # --- queues ----------------------------------------------------------------------------------------------------
 
 
 async def _queues(settings: Settings) -> AsyncIterator[Finding]:
+    if settings.queues is None:
+        yield Finding(
+            "warning", "queues: skipped, none is configured yet", "set them once they are made, and look again"
+        )
+        return
     client = boto3.client("sqs", region_name=settings.region, endpoint_url=settings.aws.sqs)
     urls: dict[QueueName, str | None] = {
         "live": settings.queues.live,

@@ -372,14 +372,17 @@ class MetricsSettings(BaseModel):
 
 
 class Settings(BaseModel):
-    """Everything that can be set; secrets are masked in every rendering."""
+    """Everything that can be set; secrets are masked in every rendering.
+
+    `queues` are None only where the caller asked for that: before they are made.
+    """
 
     model_config = _FROZEN
 
     region: Annotated[Text, Env(("S3NSYNC_REGION", "REGION"), ambient=("AWS_REGION", "AWS_DEFAULT_REGION"))] = Field(
         description="The AWS region of buckets and queues, such as eu-central-1."
     )
-    queues: QueueSettings
+    queues: QueueSettings | None
     accounts: Mapping[str, AccountSettings]
     routes: tuple[Route, ...]
     worker: WorkerSettings
@@ -458,7 +461,7 @@ def leaves(model: type[BaseModel] = Settings, at: tuple[str, ...] = ()) -> Itera
         path = (*at, name)
         below = _model_in(field.annotation)
         if below is not None:
-            yield from leaves(below, (*path, "*") if get_origin(field.annotation) else path)
+            yield from leaves(below, (*path, "*") if get_origin(field.annotation) is Mapping else path)
         elif name != "routes":
             given = next((each for each in field.metadata if isinstance(each, Env)), None)
             yield Leaf(path, field, given or Env((f"S3NSYNC_{'_'.join(path).upper()}",)))

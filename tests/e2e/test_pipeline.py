@@ -296,7 +296,7 @@ def test_doctor_finds_the_stage_in_order_and_leaves_nothing_behind(scene: Stage,
         "AWS credentials",
         "clock",
         f"bucket {BUCKET}: is in",
-        "reach a function",
+        "expirations reach arn:",
         "check queue",
         "a probe was",
     ):
@@ -305,6 +305,18 @@ def test_doctor_finds_the_stage_in_order_and_leaves_nothing_behind(scene: Stage,
     with worker(scene, tmp_path, "doctor", S3NSYNC_WORKER_GRACE_S="7") as process:
         assert process.wait() == 1
     assert any(line.startswith("failed") and "check queue" in line for line in process.out)
+
+
+def test_doctor_looks_before_anything_is_set_up(scene: Stage, tmp_path: Path) -> None:
+    """Without a queue in its settings it looks at the rest, and at whom the bucket notifies already."""
+    queues = ("S3NSYNC_LIVE_QUEUE_URL", "S3NSYNC_BULK_QUEUE_URL", "S3NSYNC_CHECK_QUEUE_URL", "S3NSYNC_DEAD_QUEUE_URL")
+    with worker(scene, tmp_path, "doctor --json", **dict.fromkeys(queues, "")) as process:
+        assert process.wait() == 0, process.text
+    findings = [json.loads(line) for line in process.out]
+    assert [each["level"] for each in findings if "queues: skipped" in str(each.get("what"))] == ["warning"]
+    said = " ".join(str(each.get("what", "")) for each in findings)
+    for word in ("AWS credentials", f"bucket {BUCKET}: is in", f"bucket {BUCKET}: notifies", "a probe was"):
+        assert word in said
 
 
 def test_the_account_may_come_from_secrets_manager(scene: Stage, tmp_path: Path) -> None:

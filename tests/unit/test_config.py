@@ -111,6 +111,7 @@ def test_the_proof_of_concepts_variables_make_a_whole_configuration() -> None:
     assert (account.host, account.user) == ("example-nsu.akamaihd.net", "upload")
     assert account.key is not None
     assert account.key.get_secret_value() == CANARY
+    assert settings.queues is not None
     assert settings.queues.bulk is None
     assert settings.worker.max_in_flight == 64
 
@@ -174,6 +175,17 @@ def test_further_accounts_come_from_suffixed_secrets() -> None:
     assert settings.accounts["video"].user == "v"
     assert settings.accounts["default"].host == "127.0.0.1:8080"
     assert settings.accounts["default"].insecure_http
+
+
+def test_before_they_are_made_no_queue_need_be_named(write: WriteFile) -> None:
+    """Region, bucket, CP code and account are enough for who says so; queues that are named must be right."""
+    bare = without("QUEUE_URL", "S3NSYNC_CHECK_QUEUE_URL", "S3NSYNC_DEAD_QUEUE_URL")
+    assert load(None, bare, queues=False).queues is None
+    assert load(write("[queues]"), bare, queues=False).queues is None
+    assert load(None, ENV, queues=False) == load(None, ENV)
+    for env, queues in ((bare, True), (bare | {"QUEUE_URL": ENV["QUEUE_URL"]}, False)):
+        with pytest.raises(ConfigError, match=r"queues\.check: is required"):
+            load(None, env, queues=queues)
 
 
 def test_limits_of_further_accounts_come_from_suffixed_variables(write: WriteFile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, cast
@@ -11,7 +12,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 
 from fakes import NOW_S
-from s3nsync.doctor import EVENTS_NEEDED, Finding, _hint_for, judge_clock, judge_queue, judge_wiring
+from s3nsync.doctor import EVENTS_NEEDED, Finding, _hint_for, judge_clock, judge_queue, judge_vacancy, judge_wiring
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import NotificationConfigurationResponseTypeDef
@@ -26,7 +27,10 @@ GOOD = {
     "RedrivePolicy": json.dumps({"deadLetterTargetArn": "arn", "maxReceiveCount": 100}),
 }
 RESTORED = "s3:ObjectRestore:Completed"
-FUNCTION = {"LambdaFunctionArn": "arn", "Events": [*(f"{prefix}*" for prefix in EVENTS_NEEDED), RESTORED]}
+INTAKE = "arn:aws:lambda:eu-central-1:123456789012:function:s3nsync-intake"
+THEIRS = "arn:aws:lambda:eu-central-1:123456789012:function:thumbnails"
+TOPIC = "arn:aws:sns:eu-central-1:123456789012:uploads"
+FUNCTION = {"LambdaFunctionArn": INTAKE, "Events": [*(f"{prefix}*" for prefix in EVENTS_NEEDED), RESTORED]}
 
 
 def _levels(findings: list[Finding]) -> list[str]:
@@ -77,8 +81,16 @@ def test_a_queue_without_redrive_is_a_warning() -> None:
     assert _levels(list(judge_queue("live", bare, grace_s=180, lease_s=300))) == ["warning"]
 
 
-def _judged(found: dict[str, object]) -> list[str]:
-    return _levels(list(judge_wiring("media", cast("NotificationConfigurationResponseTypeDef", found))))
+def _wiring(found: Mapping[str, object]) -> list[Finding]:
+    return list(judge_wiring("media", cast("NotificationConfigurationResponseTypeDef", found), "s3nsync"))
+
+
+def _judged(found: Mapping[str, object]) -> list[str]:
+    return _levels(_wiring(found))
+
+
+def _vacancy(found: Mapping[str, object]) -> list[Finding]:
+    return list(judge_vacancy("media", cast("NotificationConfigurationResponseTypeDef", found), "s3nsync"))
 
 
 def test_wiring_needs_all_three_kinds_of_event() -> None:
@@ -114,7 +126,44 @@ def test_what_aws_refuses_has_advice_of_its_own(error: ClientError | BotoCoreErr
 
 def test_a_bucket_that_tells_nobody_has_failed_and_eventbridge_is_fine() -> None:
     """Other people's notifications are no concern, but none at all is."""
+    topic = {"TopicConfigurations": [{"TopicArn": TOPIC}]}
     assert _judged({}) == ["failed"]
-    assert _judged({"QueueConfigurations": [{}]}) == ["failed"]
+    assert _judged(topic) == ["failed", "ok"]
     assert _judged({"EventBridgeConfiguration": {}}) == ["ok"]
-    assert _judged({"LambdaFunctionConfigurations": [FUNCTION], "TopicConfigurations": [{}]}) == ["ok", "ok"]
+    assert _judged({"LambdaFunctionConfigurations": [FUNCTION], **topic}) == ["ok", "ok"]
+
+
+def test_somebody_elses_function_is_not_taken_for_ours() -> None:
+    """It is named and asked about; beside ours its events do not count; with EventBridge on it is left alone."""
+    theirs = {**FUNCTION, "LambdaFunctionArn": THEIRS}
+    reached, asked = _wiring({"LambdaFunctionConfigurations": [theirs]})
+    assert reached.level == "ok"
+    assert asked.level == "warning"
+    assert all(THEIRS in each.what for each in (reached, asked))
+    poor = {"LambdaFunctionArn": f"{INTAKE}:live", "Events": ["s3:ObjectCreated:*", RESTORED]}
+    *missing, left = _wiring({"LambdaFunctionConfigurations": [poor, theirs]})
+    assert _levels(missing) == ["failed", "failed"]
+    assert left.level == "ok"
+    assert THEIRS in left.what
+    assert _judged({"LambdaFunctionConfigurations": [theirs], "EventBridgeConfiguration": {}}) == ["ok", "ok"]
+
+
+def test_before_apply_a_bucket_should_notify_nobody() -> None:
+    """Whoever it notifies is named, with what to do; this deployment's own function is in nobody's way."""
+    theirs = {"LambdaFunctionArn": THEIRS, "Events": ["s3:ObjectCreated:*"]}
+    queue = {"QueueConfigurations": [{"QueueArn": "arn:aws:sqs:eu-central-1:123456789012:jobs"}]}
+    assert _levels(_vacancy({})) == ["ok"]
+    assert _levels(_vacancy({"LambdaFunctionConfigurations": [FUNCTION, FUNCTION]})) == ["ok"]
+    for found in ({"LambdaFunctionConfigurations": [theirs]}, queue, {"TopicConfigurations": [{"TopicArn": TOPIC}]}):
+        (finding,) = _vacancy(found)
+        assert finding.level == "warning"
+        assert "arn:aws:" in finding.what
+        assert "manage_bucket_notification = false" in finding.hint
+    (finding,) = _vacancy({"EventBridgeConfiguration": {}})
+    assert finding.level == "warning"
+    assert 'event_path = "eventbridge"' in finding.hint
+    both = {"LambdaFunctionConfigurations": [FUNCTION, theirs], **queue}
+    ours, others = _vacancy(both)
+    assert (ours.level, others.level) == ("ok", "warning")
+    assert INTAKE in ours.what
+    assert INTAKE not in others.what
