@@ -91,6 +91,8 @@ def decode(body: str | bytes | Mapping[str, object]) -> Decoded:
 def survey(body: str | bytes | Mapping[str, object]) -> Decoded:
     """Read as `decode` does, but give the hopeless body as a value too: it never raises."""
     found = list(_open(body, 0))
+    if len(found) == 1 and isinstance(found[0], Change):  # as nearly all are
+        return Decoded((found[0],), (), ())
     return Decoded(
         changes=tuple(each for each in found if isinstance(each, Change)),
         ignored=tuple(each.name for each in found if isinstance(each, _Ignored)),

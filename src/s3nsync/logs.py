@@ -38,6 +38,7 @@ _SIGNED = re.compile(
         [^"'\r\n\\]+ """
 )
 
+_JSON_WRITER = json.JSONEncoder(default=str, separators=(",", ":"))  # json.dumps would make one for each line
 _log = structlog.get_logger("s3nsync")
 
 
@@ -144,7 +145,7 @@ def _take_over_stdlib(sink: Sink, shared: list[Processor], render: Processor, le
 def _json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     """Render a line for machines; what is no JSON value goes as its text."""
     first = {name: event.pop(name, None) for name in ("time", "level", "event")}
-    return json.dumps({**first, **event}, default=str, separators=(",", ":"))
+    return _JSON_WRITER.encode({**first, **event})
 
 
 def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

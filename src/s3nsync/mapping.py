@@ -83,11 +83,10 @@ Placement = Placed | FolderMarker | OutOfScope | Refused
 def place(ref: ObjectRef, routes: Iterable[Route]) -> Placement:
     """Find the key's route and its path there."""
     own = [route for route in routes if route.bucket == ref.bucket]
-    route = max(
-        (each for each in own if ref.key.startswith(each.prefix)), key=lambda each: len(each.prefix), default=None
-    )
-    if route is None:
+    taking = [route for route in own if ref.key.startswith(route.prefix)]
+    if not taking:
         return OutOfScope(f"no route for a prefix of this key in bucket {ref.bucket}" if own else "no route for bucket")
+    route = taking[0] if len(taking) == 1 else max(taking, key=lambda each: len(each.prefix))
     if left_out := _left_out(ref.key, route):
         return OutOfScope(left_out)
     return _place_in(ref.key, route)

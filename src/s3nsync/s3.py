@@ -16,7 +16,6 @@ own address, and so for every later request. No address is ever taken from an an
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import contextlib
 import functools
@@ -56,7 +55,10 @@ LIST_LIMIT_BYTES = 8 << 20
 
 _CHECKSUM_MODE = ("x-amz-checksum-mode", "ENABLED")
 _IDENTITY = ("Accept-Encoding", "identity")
-_CHECKSUM_PREFIX = "x-amz-checksum-"
+_CHECKSUMS = tuple(
+    (name, f"x-amz-checksum-{name}") for name in ("crc64nvme", "crc32c", "crc32", "sha256", "sha1", "md5")
+)
+"""The digests that `body` or NetStorage can check, and the headers that they come in."""
 _EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
 _REGION = re.compile(r"[a-z][a-z0-9-]{1,30}")  # no dot: it becomes one label of a host name
 
@@ -475,13 +477,12 @@ def _checksums(headers: Headers) -> dict[str, str]:
     """Collect the full-object digests; a COMPOSITE one (told by type or by its "-parts" ending) is of other digests."""
     if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
         return {}
-    names = [name for name in headers if name.startswith(_CHECKSUM_PREFIX) and name != "x-amz-checksum-type"]
-    found = {name.removeprefix(_CHECKSUM_PREFIX): _hex_of(headers[name]) for name in names}
-    return {name: digest for name, digest in found.items() if digest} if found else found
+    values = [(name, headers.get(field)) for name, field in _CHECKSUMS]
+    return {name: digest for name, value in values if value is not None and (digest := _hex_of(value))}
 
 
 def _hex_of(value: str) -> str:
     try:
-        return base64.b64decode(value, validate=True).hex()
+        return binascii.a2b_base64(value, strict_mode=True).hex()
     except binascii.Error:
         return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
 import structlog
 
@@ -121,12 +121,12 @@ class Settler:
                 case "leave":
                     return "lease lost"
                 case "ack":
-                    done = await asyncio.gather(*(queue.ack(each) for each in deliveries))
+                    done = await _all([queue.ack(each) for each in deliveries])
                 case "retry":
-                    done = await asyncio.gather(*(queue.retry(each, verdict.after_s) for each in deliveries))
+                    done = await _all([queue.retry(each, verdict.after_s) for each in deliveries])
                 case "bury":
                     burials = [(each, self._burial(each, hand, verdict.reason, verdict.hint)) for each in deliveries]
-                    done = await asyncio.gather(*(queue.bury(each, burial) for each, burial in burials))
+                    done = await _all([queue.bury(each, burial) for each, burial in burials])
         except QueueMissing as error:
             self._die(error)
             return "unsettled"
@@ -175,6 +175,11 @@ class Settler:
             hint="if its message does not come back, verify this key",
         )
         return False
+
+
+async def _all(calls: Sequence[Coroutine[None, None, bool]]) -> Sequence[bool]:
+    """Await the calls together; one alone, as nearly always, without a task of its own."""
+    return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
 
 
 async def _uncut(settling: Coroutine[None, None, None]) -> None:

@@ -710,7 +710,7 @@ async def test_a_bug_in_settling_is_told_and_the_worker_goes_on() -> None:
     stage.live.put(Change(ObjectRef("media", "b"), "put"))
     async with stage.running():
         await stage.until(lambda: len(stage.reports) == 1)
-        assert stage.worker.in_flight == 0
+        await stage.until(lambda: stage.worker.in_flight == 0)
 
 
 async def test_all_that_is_given_back_is_given_back() -> None:
