@@ -34,6 +34,7 @@ from bench.stand_ins import (
 
 BENCH_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 LIMIT_S = 20.0
+PACED_S = 8.0
 LOOK_S = 0.05
 WRK_S = 2
 
@@ -261,7 +262,9 @@ def _rclone(servers: Servers, site: Site, case: Case, to: str, environment: Mapp
     flags += ["--ca-cert", str(site.ca_file), "--retries", "1", "--low-level-retries", "1"]
     source = _rclone_s3("SRC", site.source_url)
     home = {"RCLONE_CONFIG": str(servers.home / "rclone.conf")}
-    watched, _ = _run(["rclone", "copy", f"src:{case.bucket}", to, *flags], {**home, **source, **environment})
+    limit_s = 6 * LIMIT_S if case.count == 1 else PACED_S if to == "ns:" else LIMIT_S
+    command = ["rclone", "copy", f"src:{case.bucket}", to, *flags]
+    watched, _ = _run(command, {**home, **source, **environment}, limit_s)
     done = servers.stored()
     return Measure(done, watched.cpu_s, watched.wall_s, watched.peak_bytes, complete=not watched.killed)
 

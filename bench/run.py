@@ -3,7 +3,8 @@
 Every client copies the same objects between the same servers (stand_ins.py), one client at a time, sizes and clients
 interleaved, in several rounds. The figure to trust is the client's own CPU seconds for 1,000 objects, as a ratio to
 another client's in the same run: objects a second depend on what else the machine does. After each client every object
-is compared byte by byte. Prints Markdown and writes bench/results/latest.json.
+is compared byte by byte. Prints Markdown, and writes it into docs/performance.md and all figures into
+bench/results/latest.json.
 
 The command fails if our requests for an object are not exactly one GET and one PUT, or if any byte differs.
 """
@@ -29,12 +30,14 @@ from bench import clients
 from bench.clients import Client, Measure
 from bench.stand_ins import Case, Servers, servers
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- made by `make bench` -->\n", "<!-- end -->\n"
 SMALL = (
-    Case("1 KiB", "k1", 1 << 10, 20_000),
-    Case("4 KiB", "k4", 4 << 10, 20_000),
-    Case("100 KiB", "k100", 100 << 10, 3_000),
-    Case("1 MiB", "m1", 1 << 20, 600),
+    Case("1 KiB", "k1", 1 << 10, 6_000),
+    Case("4 KiB", "k4", 4 << 10, 6_000),
+    Case("100 KiB", "k100", 100 << 10, 2_000),
+    Case("1 MiB", "m1", 1 << 20, 500),
 )
 LARGE = (Case("4 GiB", "whole", 4 << 30, 1), Case("4 GiB, in parts", "parts", 4 << 30, 1, parts=True))
 OURS = "s3nsync worker"
@@ -56,17 +59,17 @@ FOR_SMALL = (
     Entry("s3nsync data path", clients.data_path),
     Entry("rclone, S3 to S3", clients.rclone_to_s3),
     Entry("rclone, S3 to NetStorage", clients.rclone_to_netstorage, rounds=1),
-    Entry("boto3 and Akamai's kit", clients.boto_and_kit, 2_000),
-    Entry("proof of concept", clients.poc, 25, rounds=1),
+    Entry("boto3 and Akamai's kit", clients.boto_and_kit, 1_000),
+    Entry("proof of concept", clients.poc, 15, rounds=1),
     Entry("wrk GET, wrk PUT", clients.wrk),
 )
 FOR_LARGE = (
     Entry(OURS, clients.worker_on_one),
-    Entry("s3nsync data path", clients.data_path),
     Entry("rclone, S3 to S3", clients.rclone_to_s3),
     Entry("boto3 and Akamai's kit", clients.boto_and_kit),
-    Entry("curl \\| curl -T -", clients.curl),
+    Entry("curl to curl -T -", clients.curl),
 )
+LARGE_ROUNDS = 2
 
 
 @dataclass(slots=True)
@@ -138,13 +141,13 @@ def _judge_requests(cell: Cell, case: Case) -> None:
 
 
 def plan(small: Sequence[Case], large: Sequence[Case], rounds: int) -> Iterator[tuple[Entry, Case, bool]]:
-    """Give every run of the comparison, round by round; the one large object takes two rounds at most."""
+    """Give every run of the comparison, round by round; the large object comes in fewer of them."""
     for number in range(rounds):
         for tls in (True, False):
             for case in small:
                 yield from ((entry, case, tls) for entry in FOR_SMALL if number < entry.rounds)
-            if number < 2:
-                yield from ((entry, case, tls) for case in large for entry in FOR_LARGE)
+            if number < LARGE_ROUNDS:
+                yield from ((entry, case, tls) for case in large for entry in FOR_LARGE[: 1 if case.parts else None])
 
 
 def lags(at: Servers, case: Case, per_s: float, count: int) -> dict[str, float]:
@@ -174,7 +177,7 @@ def table(cells: Sequence[Cell], *, tls: bool) -> list[str]:
     )
     lines = [head, "|---|---|--:|--:|--:|--:|--:|--:|--:|"]
     ours = {cell.case.name: statistics.median(cell.cpu_s) for cell in cells if cell.client == OURS and cell.tls == tls}
-    lines += [_row(cell, ours[cell.case.name]) for cell in cells if cell.tls == tls and cell.rounds]
+    lines += [_row(cell, ours[cell.case.name]) for cell in cells if cell.tls == tls and cell.case.name in ours]
     return lines
 
 
@@ -219,7 +222,7 @@ def _loop() -> str:
 
 def as_data(about: str, cells: Sequence[Cell], more: Mapping[str, object]) -> dict[str, object]:
     """Give everything that was measured, for the file."""
-    rows = [{**asdict(cell), "cpu_s_per_1000": cell.cpu_s} for cell in cells if cell.rounds]
+    rows = [{**asdict(cell), "cpu_s_per_1000": cell.cpu_s} for cell in cells]
     return {"at": datetime.now(UTC).isoformat(timespec="minutes"), "about": about, "cells": rows, **more}
 
 
@@ -231,53 +234,76 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--quick", action="store_true", help="few objects: shows only that everything runs")
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--minutes", type=float, default=20.0, help="after this nothing more is compared")
     given = options.parse_args()
     if absent := clients.missing():
         raise SystemExit(f"not installed: {', '.join(absent)}; `make bench` installs what it can")
     small = [replace(case, count=min(case.count, 200)) for case in SMALL] if given.quick else SMALL
-    large = [replace(case, name="64 MiB", size_bytes=64 << 20) for case in LARGE[1:]] if given.quick else LARGE
+    shrunk = [replace(case, name=case.name.replace("4 GiB", "64 MiB"), size_bytes=64 << 20) for case in LARGE]
+    large = shrunk if given.quick else LARGE
     about = machine()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, servers(Path(folder), [*small, *large]) as at:
-        cells, more = _all(at, small, large, 1 if given.quick else given.rounds, quick=given.quick)
-    print("\n".join(_report(about, cells, more)))
+        cells, more = _all(at, small, large, 1 if given.quick else given.rounds, given.minutes, quick=given.quick)
+    report = "\n".join(_report(about, cells, more))
+    print(report)
     if not given.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "latest.json").write_text(json.dumps(as_data(about, cells, more), indent=1) + "\n")
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(as_data(about, cells, more), indent=1) + "\n")
+        PAGE.write_text(with_report(PAGE.read_text(), report))
+
+
+def with_report(page: str, report: str) -> str:
+    """Give the page with the report in its place."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{report}\n\n{END}{rest.partition(END)[2]}"
 
 
 def _all(
-    at: Servers, small: Sequence[Case], large: Sequence[Case], rounds: int, *, quick: bool
+    at: Servers, small: Sequence[Case], large: Sequence[Case], rounds: int, minutes: float, *, quick: bool
 ) -> tuple[Sequence[Cell], Mapping[str, object]]:
     runs = list(plan(small, large, rounds))
-    cells = {
-        (entry.name, case.name, tls): Cell(entry.name, case, tls)
-        for tls in (True, False)
-        for case in (*small, *large)
-        for entry in (FOR_LARGE if case.count == 1 else FOR_SMALL)
-    }
+    cells = {(entry.name, case.name, tls): Cell(entry.name, case, tls) for entry, case, tls in runs}
+    deadline_s = time.monotonic() + minutes * 60
     for entry, case, tls in runs:
+        if time.monotonic() > deadline_s:
+            break
         measure(at, cells, entry, case, tls=tls)
     (case,) = (case for case in small if case.name == LAG_SIZE)
     half = cells[OURS, LAG_SIZE, True].objects_per_s / 2
     idle = lags(at, case, 10.0, 20 if quick else 300)
     busy = lags(at, case, half, min(case.count, int(half * 10)))
     more = {"lag_idle": idle, "lag_at_half_load": busy, "memory_at_256": memory_at_256(at, small[1:])}
-    return list(cells.values()), more
+    return [cell for cell in cells.values() if cell.rounds], more
 
 
 def _report(about: str, cells: Sequence[Cell], more: Mapping[str, object]) -> list[str]:
-    lines = [f"{about}.", "", "Over TLS:", "", *table(cells, tls=True), "", "Plain:", "", *table(cells, tls=False), ""]
+    lines = [f"Measured on {datetime.now(UTC):%d %B %Y}: {about}.", "", *_ratios(cells), ""]
+    lines += ["Over TLS:", "", *table(cells, tls=True), "", "Without TLS:", "", *table(cells, tls=False), ""]
     for name in ("lag_idle", "lag_at_half_load"):
         lag = more[name]
         assert isinstance(lag, dict)
         lines.append(
-            f"Lag at {lag['per_s']:,.0f} changes/s: p50 {lag['p50_s'] * 1000:.0f} ms, p99 {lag['p99_s'] * 1000:.0f} ms"
-            f" ({lag['count']} changes)."
+            f"- Lag until NetStorage answers, {lag['count']} changes of {LAG_SIZE} at {lag['per_s']:,.0f} a second: "
+            f"p50 {lag['p50_s'] * 1000:.0f} ms, p99 {lag['p99_s'] * 1000:.0f} ms."
         )
     memory = more["memory_at_256"]
     assert isinstance(memory, dict)
-    shown = ", ".join(f"{name} {value / 2**20:.0f} MiB" for name, value in memory.items())
-    return [*lines, "", f"Peak memory of a worker with 256 objects in flight: {shown}."]
+    shown = ", ".join(f"{name}: {value / 2**20:.0f} MiB" for name, value in memory.items())
+    return [*lines, f"- Peak memory of a worker with 256 objects in flight. {shown}."]
+
+
+def _ratios(cells: Sequence[Cell]) -> list[str]:
+    """Give what the budget of docs/design.md is about, with TLS: others' CPU for an object, as a multiple of ours."""
+    by_name = {
+        (cell.client, cell.case.name): statistics.median(cell.cpu_s) for cell in cells if cell.tls and cell.rounds
+    }
+    ours_s = by_name[OURS, LAG_SIZE]
+    lines = [f"One object of {LAG_SIZE} over TLS costs our whole worker {ours_s:.2f} ms of CPU."]
+    for client in ("rclone, S3 to S3", "rclone, S3 to NetStorage", "boto3 and Akamai's kit", "proof of concept"):
+        times = by_name[client, LAG_SIZE] / ours_s
+        lines.append(f"- {client}: {times:.{1 if times < 10 else 0}f} times as much")
+    lines[1:1] = [""]
+    return lines
 
 
 if __name__ == "__main__":
