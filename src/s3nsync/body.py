@@ -127,7 +127,7 @@ class OpenObject:
             self._window = self._ahead = None
             self._span = self._span_of(self._offset, self.info.size_bytes)
             await window.aclose()
-        await span.aclose()
+        await span.aclose()  # a window's task that had not begun has not done it
 
     def _span_of(self, at: int, stop: int, stream: Stream | None = None) -> Span:
         return Span(self._ref, at, stop, reopen=self._reopen, sleep=self._sleep, backoff=self._backoff, stream=stream)

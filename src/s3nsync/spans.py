@@ -217,4 +217,3 @@ class _Fetch:
     async def aclose(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
-        await self._span.aclose()  # a task that had not begun has not done it
