@@ -96,3 +96,12 @@ async def _work(app: App, queues: Mapping[QueueName, MemoryQueue]) -> None:
 async def _close(queues: Mapping[QueueName, MemoryQueue]) -> None:
     for each in queues.values():
         await each.aclose()
+
+
+def idle_queues(settings: Settings) -> dict[QueueName, MemoryQueue]:
+    """Give queues for a worker that never runs: for whoever wants the clients beside it, and has no queues."""
+    names: tuple[QueueName, ...] = ("live", "check")
+    return {
+        name: MemoryQueue(name, lease_s=settings.worker.lease_s, clock_s=suspended_clock_s, now_s=time.time)
+        for name in names
+    }

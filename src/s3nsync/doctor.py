@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Literal
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-from s3nsync.app import App, assemble, resolve, suspended_clock_s
+from s3nsync.app import App, assemble, resolve
+from s3nsync.direct import idle_queues
 from s3nsync.errors import S3nsyncError
 from s3nsync.mapping import target_directory
 from s3nsync.model import QueueName, Report, Route
 from s3nsync.netstorage import NetStorage
-from s3nsync.queues.memory import MemoryQueue
 from s3nsync.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("failed", error.message, error.hint)
         return
     yield Finding("ok", f"accounts: {', '.join(sorted(whole.accounts))} (host, user and key are there)")
-    parts = assemble(whole, report=_nobody_listens, in_memory=_stand_ins(whole) if whole.queues is None else None)
+    parts = assemble(whole, report=_nobody_listens, in_memory=idle_queues(whole) if whole.queues is None else None)
     try:
         app = await parts.__aenter__()
     except S3nsyncError as error:
@@ -84,15 +84,6 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             yield finding
         for route in whole.routes:
             yield await _netstorage(app.targets[route.account], route)
-
-
-def _stand_ins(settings: Settings) -> dict[QueueName, MemoryQueue]:
-    """Give queues to a worker that never runs: the doctor wants the clients beside it."""
-    names: tuple[QueueName, ...] = ("live", "check")
-    return {
-        name: MemoryQueue(name, lease_s=settings.worker.lease_s, clock_s=suspended_clock_s, now_s=time.time)
-        for name in names
-    }
 
 
 def _nobody_listens(_report: Report) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from s3nsync.app import App, assemble
-from s3nsync.direct import Direct, working
+from s3nsync.direct import Direct, idle_queues, working
 from s3nsync.errors import ConfigError
 from s3nsync.events import Burial
 from s3nsync.figures import human_bytes, settled_name
@@ -94,7 +94,8 @@ async def open_hands(ui: Ui, settings: Settings, *, writes: bool, direct: bool) 
         if writes and direct:
             yield await _directopen_hands(ui, settings, stack)
             return
-        app = await stack.enter_async_context(assemble(settings, report=lambda _report: None))
+        idle = idle_queues(settings) if settings.queues is None else None
+        app = await stack.enter_async_context(assemble(settings, report=lambda _report: None, in_memory=idle))
         bulk = app.queues.get("bulk")
         if writes and bulk is None:
             raise ConfigError("there is no bulk queue", hint="set queues.bulk, or copy in this process: --direct")

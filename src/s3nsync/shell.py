@@ -32,8 +32,8 @@ def new_ui(*, as_json: bool = False) -> Ui:
 
 
 def settings_of(config: Path | None) -> Settings:
-    """Read the settings; ConfigError names every mistake."""
-    return load(config, os.environ)
+    """Read the settings, of somebody who may have no queues; ConfigError names every mistake."""
+    return load(config, os.environ, queues=False)
 
 
 def parse_ref(url: str, *, example: str = "s3://bucket/key") -> ObjectRef:
