@@ -22,6 +22,7 @@ Body = Chunk | AsyncIterable[Chunk]
 _JOIN_BYTES: Final = 64 << 10  # up to here copying is cheaper than a second system call
 _PIECE_BYTES: Final = 256 << 10  # one write at most; more throughput was not to be had with larger ones
 _WINDOW_BYTES: Final = 256 << 10  # of an answer's body held unread before reading pauses
+_UNASKED_BYTES: Final = 32 << 10  # the same until somebody reads: many answers may wait for memory to be read into
 _DRAIN_BYTES: Final = 64 << 10  # an unread rest up to here costs less than a new TLS connection
 _DRAIN_S: Final = 1.0
 _MAX_HEAD_BYTES: Final = 64 << 10  # S3 and nginx answer with less than 10 KiB
@@ -126,6 +127,7 @@ class Exchange:
     _unread_bytes = 0
     _without_body_bytes = 0
     _counted_bytes = 0
+    _window_bytes = _UNASKED_BYTES
     _until_close = False
     _surplus = False
     _fault = ""
@@ -311,7 +313,7 @@ class Exchange:
             self._keep_alive = self._keep_alive and not self._surplus
             if self._request_over:
                 self._settle()
-        elif self._unread_bytes > _WINDOW_BYTES:
+        elif self._unread_bytes > self._window_bytes:
             self._connection.pause_reading()
         if self._wake is not None:
             self.notify()
@@ -363,6 +365,7 @@ class Exchange:
 
     async def next_part(self) -> bytes | None:
         """Give the body's next bytes, None at its end."""
+        self._window_bytes = _WINDOW_BYTES
         while not self._parts:
             if self.complete:
                 return None
