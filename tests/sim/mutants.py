@@ -87,8 +87,8 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         ),
         Edit(
             SETTLER,
-            "done = await asyncio.gather(*(queue.ack(each) for each in deliveries))",
-            "done = await asyncio.gather(*(self._queues[each.queue].ack(each) for each in deliveries))",
+            "done = await _all([queue.ack(each) for each in deliveries])",
+            "done = await _all([self._queues[each.queue].ack(each) for each in deliveries])",
         ),
     ),
     "rule 6: what was written is remembered": (
