@@ -73,6 +73,7 @@ class FakeSource:
     opened: list[FakeOpened] = field(default_factory=list)
     before_chunk: Callable[[int], None] = lambda _start: None
     on_head: Callable[[], None] = lambda: None
+    on_open: Callable[[], None] = lambda: None
 
     def put(self, ref: ObjectRef, data: bytes, **changes: object) -> SourceInfo:
         info = replace(info_of(data), **changes)  # type: ignore[arg-type]
@@ -81,6 +82,7 @@ class FakeSource:
 
     async def open(self, ref: ObjectRef) -> FakeOpened | Gone:
         self.calls.append("open")
+        self.on_open()
         await asyncio.sleep(0)
         error = self.script.pop(0) if self.script else None
         if error is not None:

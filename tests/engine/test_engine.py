@@ -211,6 +211,20 @@ async def test_a_large_object_is_streamed_with_its_declared_digest() -> None:
     assert (world.hashed_off_loop, world.budget.peak_bytes) == (0, STREAM_BYTES)
 
 
+@pytest.mark.parametrize("told", [None, 0, 7, 10, 5000], ids=str)
+@pytest.mark.parametrize("size", [0, 10, 3000])
+async def test_memory_is_held_before_the_get_by_the_events_word_and_mended_by_s3s(told: int | None, size: int) -> None:
+    """No GET waits half read for memory where the event's size is true; a wrong one is replaced, never added to."""
+    world = World(buffer_bytes=1000)
+    world.source.put(REF, bytes(size))
+    held_at_get: list[int] = []
+    world.source.on_open = lambda: held_at_get.append(world.budget.held_bytes)
+    assert isinstance(await world.replicate(Change(REF, "put", size=told)), Copied)
+    share = {n: n if n <= 1000 else STREAM_BYTES for n in (told or 0, size)}
+    assert held_at_get == [share[told or 0]]
+    assert world.budget.peak_bytes == max(share.values())
+
+
 async def test_a_large_object_without_a_digest_declares_its_own_at_the_end() -> None:
     """The last row of the ladder: SHA-256 in the trailers, hashed away from the loop."""
     world = World(buffer_bytes=4)

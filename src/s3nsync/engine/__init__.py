@@ -3,6 +3,7 @@
     replicator   the loop: a look at S3, a decision, an act, and another look where one is owed
     uploads      an object S3 has -> NetStorage, whole or streamed, with its proof
     removals     an object S3 has no more: deleted, or moved to the trash
+    share        what one piece of work holds of the byte budget
     access       one hand's way to one upload account: tolls, guards, what lane and debt are told
     debt         what a hand may owe for what it sent
     parties      the protocols of everybody the engine deals with

@@ -1,6 +1,6 @@
 """Replicate one key: look at S3, decide, act on NetStorage, prove it.
 
-    0 lane.enter     a place with the upload account, before anything is asked of S3
+    0 lane.enter     a place with the upload account, and share.hold, memory, before anything is asked of S3
     1 source.open    one GET: what is true in S3 now (the event is only a hint)
     2 access.stat    only on later attempts and for checks
     3 decide         pure: Upload | Delete | Nothing | Wait | Reject
@@ -35,6 +35,7 @@ from s3nsync.decide import (
 from s3nsync.engine.access import Access
 from s3nsync.engine.parties import Budget, Gate, Hand, Lane, Opened, Source, Target
 from s3nsync.engine.removals import delete, discard
+from s3nsync.engine.share import Share
 from s3nsync.engine.uploads import STREAM_BYTES, Offload, Sending
 from s3nsync.errors import LeaseLost, S3nsyncError, SourceChanged
 from s3nsync.mapping import FolderMarker, OutOfScope, Placed, Refused, place, trash_path
@@ -160,16 +161,24 @@ class Replicator:
         return (now.etag, now.size_bytes, now.last_modified_s) == (saw.etag, saw.size_bytes, saw.last_modified_s)
 
     async def _round(self, change: Change, placed: Placed, access: Access) -> tuple[Outcome, SourceInfo | Gone]:
-        """Look, decide, act, once."""
-        access.hand.check()
-        access.hand.progress()
-        opened = await self.source.open(change.ref)
-        if isinstance(opened, Gone):
-            return await self._act_on_absence(placed, opened, access), opened
+        """Look, decide, act, once; memory is held by the event's word on the size first: no open GET waits for it."""
+        share = Share(self.budget, placed.route.account, access.hand)
         try:
-            return await self._act_on_object(change, placed, opened, access), opened.info
+            await share.hold(self._held_for(change.size or 0))
+            access.hand.check()
+            access.hand.progress()
+            opened = await self.source.open(change.ref)
+            if isinstance(opened, Gone):
+                return await self._act_on_absence(placed, opened, access), opened
+            try:
+                return await self._act_on_object(change, placed, opened, access, share), opened.info
+            finally:
+                await opened.aclose()
         finally:
-            await opened.aclose()
+            share.give_back()
+
+    def _held_for(self, size_bytes: int) -> int:
+        return size_bytes if size_bytes <= self.buffer_bytes else STREAM_BYTES
 
     async def _act_on_absence(self, placed: Placed, gone: Gone, access: Access) -> Outcome:
         route = placed.route
@@ -187,13 +196,15 @@ class Replicator:
             return await discard(access, placed.path, trash, retry_s=self.backoff_s(access.hand.attempt))
         return await delete(access, placed.path)
 
-    async def _act_on_object(self, change: Change, placed: Placed, opened: Opened, access: Access) -> Outcome:
+    async def _act_on_object(
+        self, change: Change, placed: Placed, opened: Opened, access: Access, share: Share
+    ) -> Outcome:
         entry = await access.stat(placed.path) if wants_stat(change, access.hand.attempt) else None
         buffered = opened.info.size_bytes <= self.buffer_bytes
         match self._decide(placed.route, opened.info, entry, buffered=buffered):
             case Upload() as action:
                 sending = Sending(access, placed.path, opened, action, self.offload)
-                return await self._upload(sending, placed.route.account, buffered=buffered)
+                return await self._upload(sending, share, buffered=buffered)
             case Nothing(unchanged=True):
                 return Unchanged(placed.path)
             case Wait(reason, after_s):
@@ -215,15 +226,11 @@ class Replicator:
             now_s=self.now_s(),
         )
 
-    async def _upload(self, sending: Sending, account: str, *, buffered: bool) -> Outcome:
+    async def _upload(self, sending: Sending, share: Share, *, buffered: bool) -> Outcome:
         """Send the object within the byte budget, of which its account has a part."""
         size_bytes = sending.opened.info.size_bytes
-        with sending.access.hand.patience():
-            held_bytes = await self.budget.take(size_bytes if buffered else STREAM_BYTES, account)
-        try:
-            proof = await (sending.whole() if buffered else sending.streamed(trailers=self.trailers))
-        finally:
-            self.budget.give_back(held_bytes, account)
+        await share.hold(self._held_for(size_bytes))
+        proof = await (sending.whole() if buffered else sending.streamed(trailers=self.trailers))
         return Copied(sending.path, size_bytes, proof, sending.upload.notes)
 
     async def _mark_folder(self, ref: ObjectRef, marker: FolderMarker, access: Access) -> Outcome:
