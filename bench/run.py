@@ -122,7 +122,7 @@ def measure(at: Servers, cells: Mapping[tuple[str, str, bool], Cell], entry: Ent
     cell = cells[entry.name, case.name, tls]
     cell.rounds.append(done)
     cell.server_busy.append(busy)
-    cell.requests = at.requests()
+    cell.requests = {server: dict(counts) for server, counts in at.requests().items()}
     if done.complete and (wrong := at.differing(case, case.keys)):
         raise SystemExit(f"{entry.name}, {case.name}: {len(wrong)} objects are not what they should be")
     if entry.name.startswith("s3nsync"):
