@@ -231,7 +231,8 @@ class Verification:
         await mender.delete()
 
     def _say_wait(self, seconds: float, count: int) -> None:
-        self._ui.note(f"{count:,} recent differences are looked at again in {seconds:.0f} s (--tolerance)")
+        what = "recent difference is" if count == 1 else "recent differences are"
+        self._ui.note(f"{count:,} {what} looked at again in {seconds:.0f} s (--tolerance)")
 
     def _progress(self) -> Shown:
         seen = self._total.source_objects + self._now.source_objects
@@ -243,7 +244,7 @@ class Verification:
     def _tell(self, hands: Hands, *, complete: bool) -> None:
         seconds = time.monotonic() - self._began_s
         self._teller.tell_rest()
-        data = {**facts(self._total), "complete": complete, "seconds": round(seconds, 3)}
+        data = {**facts(self._total, complete=complete), "seconds": round(seconds, 3)}
         text = words(self._total, seconds, complete=complete)
         if self._repair is not None:
             verb = "would be sent" if self._repair.dry_run else "sent"

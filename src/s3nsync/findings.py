@@ -88,10 +88,11 @@ def _row(route: Route, finding: Finding) -> dict[str, object]:
     }
 
 
-def facts(tally: Tally) -> dict[str, object]:
-    """Give a tally as plain data."""
+def facts(tally: Tally, *, complete: bool) -> dict[str, object]:
+    """Give a tally as plain data. Only a run that came to its end can say `clean`."""
     return {
-        "verdict": tally.verdict,
+        "verdict": tally.verdict if complete or tally.verdict == "differs" else "unsure",
+        "complete": complete,
         "objects": tally.source_objects,
         "bytes": tally.source_bytes,
         "files": tally.target_files,
@@ -111,7 +112,9 @@ VERDICTS: Mapping[str, str] = {
 
 
 def words(tally: Tally, seconds: float, *, complete: bool) -> str:
-    """Give a tally in words."""
+    """Give a tally in words. Only a run that came to its end can say that both sides agree."""
+    is_told = complete or tally.verdict == "differs"
+    verdict = VERDICTS[tally.verdict] if is_told else "Whether both sides agree is not told."
     same = ", ".join(f"{count:,} by {evidence}" for evidence, count in tally.same.items() if evidence != "directory")
     found = ", ".join(f"{count:,} {kind}" for kind, count in tally.findings.items() if count)
     rate = f"{tally.source_objects / seconds:,.0f} a second" if seconds > 0 else ""
@@ -121,6 +124,6 @@ def words(tally: Tally, seconds: float, *, complete: bool) -> str:
     lines = [
         f"{listed}; NetStorage {tally.target_files:,} files. Same: {same or 'none'}.",
         f"Found: {found or 'nothing'}.{settled}{ignored}",
-        f"{seconds:.1f} s, {rate}. {VERDICTS[tally.verdict]}",
+        f"{seconds:.1f} s, {rate}. {verdict}",
     ]
     return "\n".join([*lines, *(() if complete else ("Stopped before the end: this is what was seen so far.",))])

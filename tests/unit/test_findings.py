@@ -1,0 +1,27 @@
+"""What `verify` says at its end, in words and as data."""
+
+from __future__ import annotations
+
+import pytest
+
+from s3nsync.findings import facts, words
+from s3nsync.verify import Tally
+
+
+def test_only_a_whole_run_says_that_both_sides_agree() -> None:
+    """A run that was stopped has looked at a part: what it did not see may differ."""
+    assert "Both sides agree." in words(Tally(), 1.0, complete=True)
+    assert facts(Tally(), complete=True)["verdict"] == "clean"
+    stopped = words(Tally(), 1.0, complete=False)
+    assert "Both sides agree." not in stopped
+    assert "Whether both sides agree is not told." in stopped
+    assert facts(Tally(), complete=False)["verdict"] == "unsure"
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_difference_that_was_seen_is_told_in_any_case(*, complete: bool) -> None:
+    """One difference is enough to know, however the run ended."""
+    tally = Tally()
+    tally.findings["missing"] += 1
+    assert "The two sides DIFFER." in words(tally, 1.0, complete=complete)
+    assert facts(tally, complete=complete)["verdict"] == "differs"
