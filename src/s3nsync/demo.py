@@ -416,7 +416,7 @@ async def run_dev(
     stop = asyncio.Event()
     with stopping(stop.set):
         async with stage() as scene, replicating(scene, report) as app:
-            say(_how_to(scene))
+            say(how_to(scene, sys.argv[0]))
             await _first(stop.wait(), app.worker.stopped())
 
 
@@ -428,11 +428,11 @@ async def _first(*waits: Coroutine[object, object, object]) -> None:
         task.cancel()
 
 
-def _how_to(scene: Stage) -> str:
+def how_to(scene: Stage, program: str) -> str:
+    """Give a stage's addresses, and lines to paste that work as they stand; `program` is how `s3nsync` is called."""
     keys = "AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo"
     aws = f"{keys} aws --region {REGION} --endpoint-url {scene.aws.endpoint_url}"
-    program = sys.argv[0]
-    operator = f"{keys} {program} --config {scene.write_settings()}"
+    operator = f"{keys} S3NSYNC_CONFIG='{scene.write_settings()}' {program}"
     exports = " ".join(f"{name}='{value}'" for name, value in scene.netstorage_env.items())
     return f"""
 S3, SQS, Lambda   {scene.aws.endpoint_url}
@@ -445,9 +445,10 @@ See it on NetStorage:
   {exports} {program} ns ls /{CPCODE}/{DIRECTORY}
 (there is no such directory, 404, until something is in it)
 
-
 Look at it the way an operator would:
   {operator} doctor
+  {operator} status s3://{BUCKET}/README.md
+  {operator} verify
   {operator} failed list
 
 Every change that the route takes is one line below. Ctrl-C ends everything; nothing is kept.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -19,7 +20,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from s3nsync.demo import differing
+from s3nsync.demo import differing, how_to
 from s3nsync.dev import BUCKET, CPCODE, DIRECTORY, Stage, find_ministack, stage
 from s3nsync.emulator import Fault
 from s3nsync.errors import ConfigError
@@ -415,6 +416,17 @@ def test_bad_settings_are_one_clear_message_and_a_documented_exit_code(
     assert "Traceback" not in process.text
     assert scene.key not in process.text
     assert "wrong-key" not in process.text
+
+
+def test_what_dev_says_to_paste_can_be_pasted(scene: Stage) -> None:
+    """Each line for operators that `s3nsync dev` prints runs in a shell as it stands."""
+    lines = [
+        line for line in how_to(scene, shlex.join(S3NSYNC)).splitlines() if line.endswith(("doctor", "failed list"))
+    ]
+    assert len(lines) == 2
+    for line in lines:
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_demo_proves_both_sides_identical(tmp_path: Path, scene: Stage) -> None:
