@@ -165,17 +165,22 @@ class Replicator:
         share = Share(self.budget, placed.route.account, access.hand)
         try:
             await share.hold(self._held_for(change.size or 0))
-            access.hand.check()
-            access.hand.progress()
-            opened = await self.source.open(change.ref)
-            if isinstance(opened, Gone):
-                return await self._act_on_absence(placed, opened, access), opened
-            try:
-                return await self._act_on_object(change, placed, opened, access, share), opened.info
-            finally:
-                await opened.aclose()
+            return await self._look(change, placed, access, share)
         finally:
             share.give_back()
+
+    async def _look(
+        self, change: Change, placed: Placed, access: Access, share: Share
+    ) -> tuple[Outcome, SourceInfo | Gone]:
+        access.hand.check()
+        access.hand.progress()
+        opened = await self.source.open(change.ref)
+        if isinstance(opened, Gone):
+            return await self._act_on_absence(placed, opened, access), opened
+        try:
+            return await self._act_on_object(change, placed, opened, access, share), opened.info
+        finally:
+            await opened.aclose()
 
     def _held_for(self, size_bytes: int) -> int:
         return size_bytes if size_bytes <= self.buffer_bytes else STREAM_BYTES
