@@ -289,7 +289,7 @@ def failed_list(
     async def show(entry: failed.Entry, _parts: App) -> Literal["keep", "remove"]:
         facts = entry.facts()
         times = [_iso(facts[name]) for name in ("first_attempt_s", "last_attempt_s")]
-        tried = f"{facts['attempts'] or '?'} attempts, first {times[0]}, last {times[1]}"
+        tried = f"attempts: {facts['attempts'] or '?'}, first {times[0]}, last {times[1]}"
         ui.say("failed", f"{entry.name}\n  {entry.reason}\n  {facts['hint']}\n  {tried}", **facts)
         return "keep"
 

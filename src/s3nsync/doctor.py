@@ -289,7 +289,7 @@ def judge_queue(name: QueueName, attributes: Mapping[str, str], *, grace_s: int,
     else:
         findings += [*_judge_redrive(name, attributes), *_judge_visibility(name, attributes, lease_s)]
     waiting = attributes.get("ApproximateNumberOfMessages", "?")
-    yield from findings or [Finding("ok", f"{name} queue: set up as it must be; {waiting} messages wait")]
+    yield from findings or [Finding("ok", f"{name} queue: set up as it must be; messages waiting: {waiting}")]
 
 
 def _judge_fifo(name: str, attributes: Mapping[str, str]) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from s3nsync.compare import Finding, Kind
+from s3nsync.errors import ConfigError
 from s3nsync.figures import human_bytes
 from s3nsync.mapping import target_directory
 from s3nsync.model import Route
@@ -40,10 +41,14 @@ class Teller:
         self._told: Counter[Kind] = Counter()
 
     def __enter__(self) -> Self:
-        """Open the file, if one was asked for; OSError if that cannot be."""
+        """Open the file, if one was asked for; ConfigError if not: exit code 1 would say that sides differ."""
         if self._csv_file is not None:
             # A name that is not UTF-8 comes out as the bytes that it is.
-            file = self._csv_file.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+            try:
+                file = self._csv_file.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+            except OSError as error:
+                problem = f"{self._csv_file}: cannot be written: {error.strerror}"
+                raise ConfigError(problem, hint="check the path given by --csv") from error
             self._csv = csv.writer(self._stack.enter_context(file))
             self._csv.writerow(list(COLUMNS))
         return self

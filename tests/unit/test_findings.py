@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from s3nsync.findings import facts, words
+from s3nsync.errors import ConfigError
+from s3nsync.findings import Teller, facts, words
+from s3nsync.shell import new_ui
 from s3nsync.verify import Tally
 
 
@@ -25,3 +29,13 @@ def test_a_difference_that_was_seen_is_told_in_any_case(*, complete: bool) -> No
     tally.findings["missing"] += 1
     assert "The two sides DIFFER." in words(tally, 1.0, complete=complete)
     assert facts(tally, complete=complete)["verdict"] == "differs"
+
+
+def test_a_csv_file_that_cannot_be_written_is_wrong_usage(tmp_path: Path) -> None:
+    """Exit code 1 is kept for a difference: whoever runs this by night reads only that."""
+    with (
+        pytest.raises(ConfigError, match="cannot be written") as caught,
+        Teller(new_ui(as_json=True), tmp_path / "none/x"),
+    ):
+        pass
+    assert "--csv" in caught.value.hint
