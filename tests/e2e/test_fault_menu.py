@@ -28,6 +28,7 @@ ALL = os.environ.get("S3NSYNC_CRASH_POINTS") == "all"
 MIB = 1024 * 1024
 UPLOAD = "^PUT .*action=upload"
 SLOW_DAY_S = 400.0 if ALL else 80.0
+LONG_DAY_S = 1500.0 if ALL else SLOW_DAY_S
 
 
 def _answer(status: str, content_type: str, body: str) -> bytes:
@@ -194,7 +195,8 @@ async def test_a_large_object_overwritten_while_it_is_sent_is_never_mixed(aws: A
         await world.cloud.cut()
         await world.settled(SLOW_DAY_S)
     uploads = [each for each in world.emulator.requests if each.action == "upload"]
-    assert [200 <= each.status < 300 for each in uploads][:2] == [False, True], "cut first, then whole"
+    stored = [200 <= each.status < 300 for each in uploads]
+    assert (stored[0], stored[-1]) == (False, True), "cut first, whole at the end"
     assert "MemoryError" not in process.text
 
 
@@ -213,7 +215,7 @@ async def test_many_deletes_at_once_are_done_where_the_brake_allows_it(aws: Aws,
     async with wired(aws, tmp_path) as world:
         await _deletes(world, 10_000 if ALL else 60)
         async with world.worker(S3NSYNC_WORKER_DELETES_PER_MINUTE="100000") as process:
-            await world.settled(SLOW_DAY_S)
+            await world.settled(LONG_DAY_S)
         assert "brake" not in process.text
 
 
@@ -222,13 +224,16 @@ async def test_an_emptied_bucket_meets_the_brake(aws: Aws, tmp_path: Path) -> No
     count, limit = (10_000, 1000) if ALL else (30, 10)
     async with wired(aws, tmp_path) as world:
         await _deletes(world, count)
+        began_s = time.monotonic()
         async with world.worker(S3NSYNC_WORKER_DELETES_PER_MINUTE=str(limit)) as process:
-            await world.until(lambda: "the route rests" in process.text, SLOW_DAY_S)
+            await world.until(lambda: "the route rests" in process.text, LONG_DAY_S)
             assert "is the bucket being emptied by mistake?" in process.text
             await asyncio.sleep(2)
-            assert len(world.emulator.snapshot()) == count - limit
-        assert (await world.owed())["live"] == count - limit
+            left = len(world.emulator.snapshot())
+        minutes = 1 + (time.monotonic() - began_s) // 60
+        assert limit <= count - left <= limit * minutes
+        assert (await world.owed())["live"] == len(world.emulator.snapshot())
         assert await world.burials() == []
         await world.end_leases()
         async with world.worker(S3NSYNC_WORKER_DELETES_PER_MINUTE="100000"):
-            await world.settled(SLOW_DAY_S)
+            await world.settled(LONG_DAY_S)
