@@ -150,6 +150,7 @@ clean: ## remove everything that make made
 		echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 $(VENV)/.locked: requirements/dev.txt | .python
+	@echo 'making the environment $(VENV): a minute or two, once' >&2
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@

@@ -4,13 +4,12 @@
 
 Both sides speak TLS (certificates made for the run); queue, log and metrics are left out. The figure to trust is CPU
 seconds of this process for 1,000 objects: on a shared machine objects a second are noisy. Rounds of the sizes are
-interleaved; the table shows medians and spread. Run it by `make bench`; it names the machine, and writes
-bench/results/latest.json.
+interleaved; the table shows medians and spread. This is for work on the data path, `python -m bench.data_path`; the
+comparison with others is `make bench`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -43,7 +42,6 @@ from s3nsync.s3 import S3
 from s3nsync.sigv4 import Credentials
 
 BUCKET, CPCODE, USER, KEY = "bench", "123456", "bench", "a-key-for-the-bench"
-RESULTS = Path(__file__).parent / "results" / "latest.json"
 NGINX = """
 worker_processes 1; pid {home}/nginx.pid; error_log {home}/error.log; daemon off;
 events {{ worker_connections 1024; }}
@@ -228,15 +226,12 @@ def table(cases: list[Case], found: dict[str, list[Round]]) -> list[str]:
 
 
 def main() -> None:
-    """Run the bench and write what came out."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--quick", action="store_true", help="few objects: shows only that it runs")
-    quick = options.parse_args().quick
-    factor, rounds = (20, 1) if quick else (1, 5)
+    """Run the bench and print what came out."""
+    rounds = 5
     cases = [
-        Case("4 KiB", 4096, 4000 // factor, 64),
-        Case("100 KiB", 100 << 10, 1000 // factor, 32),
-        Case("1 MiB", 1 << 20, 200 // factor, 16),
+        Case("4 KiB", 4096, 4000, 64),
+        Case("100 KiB", 100 << 10, 1000, 32),
+        Case("1 MiB", 1 << 20, 200, 16),
     ]
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -255,19 +250,6 @@ def main() -> None:
     about = f"Python {platform.python_version()}, {loop}, {machine}; TLS on both sides, SHA-256 of each object"
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print("\n".join([f"Data path, {about}. Peak memory {peak_bytes / 2**20:.0f} MiB.", "", *table(cases, found)]))
-    if not quick:
-        RESULTS.parent.mkdir(exist_ok=True)
-        rows = {
-            name: [{"cpu_s": each.cpu_s, "wall_s": each.wall_s} for each in each_round]
-            for name, each_round in found.items()
-        }
-        data = {
-            "about": about,
-            "peak_memory_bytes": peak_bytes,
-            "counts": {c.name: c.count for c in cases},
-            "rounds": rows,
-        }
-        RESULTS.write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":
