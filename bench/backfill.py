@@ -31,7 +31,6 @@ from bench.data_path import (
     CPCODE,
     KEY,
     USER,
-    BenchCredentials,
     Case,
     Round,
     certify,
@@ -39,6 +38,7 @@ from bench.data_path import (
     source,
     target,
 )
+from bench.path_client import AnyCredentials
 
 from s3nsync.app import relax_collector
 from s3nsync.direct import CAPACITY
@@ -62,7 +62,7 @@ class Listed(S3):
 
     def __init__(self, home: Path, case: Case, http: Http, endpoint: str) -> None:
         """Know the files."""
-        super().__init__(http, region="us-east-1", credentials=BenchCredentials(), endpoint=endpoint)
+        super().__init__(http, region="us-east-1", credentials=AnyCredentials(), endpoint=endpoint)
         self._keys = keys_of(case)
         self._contents = [_contents(key, (home / "root" / BUCKET / key).stat()) for key in self._keys]
 

@@ -25,21 +25,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
+from bench.path_client import AlwaysOurs, AnyCredentials
 
 from s3nsync.app import relax_collector
-from s3nsync.engine import Debt, Replicator
+from s3nsync.engine import Replicator
 from s3nsync.http import Http, tls_context
 from s3nsync.lanes import Lane
 from s3nsync.model import Change, Copied, ObjectRef, Route
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Breaker, ByteBudget
 from s3nsync.s3 import S3
-from s3nsync.sigv4 import Credentials
 
 BUCKET, CPCODE, USER, KEY = "bench", "123456", "bench", "a-key-for-the-bench"
 NGINX = """
@@ -53,37 +53,6 @@ http {{
   server {{ listen 127.0.0.1:{port} ssl; root {home}/root; }}
 }}
 """
-
-
-@dataclass
-class AlwaysOurs:
-    """A hand whose lease never ends: the bench has no queue."""
-
-    exclusive: bool = True
-    attempt: int = 1
-    debt: Debt = field(default_factory=Debt)
-
-    def check(self) -> None:
-        """Hold."""
-
-    def progress(self) -> None:
-        """Move."""
-
-    def patience(self) -> AbstractContextManager[None]:
-        """Wait."""
-        return nullcontext()
-
-
-class BenchCredentials:
-    """Any key will do: nginx checks none."""
-
-    async def get(self) -> Credentials:
-        """Give the key."""
-        return Credentials("bench", "bench", None)
-
-    async def renew(self, refused: Credentials) -> Credentials:
-        """Give the same key."""
-        return refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +98,7 @@ async def measure(
         account = Account.parse(f"127.0.0.1:{target_port}", USER, KEY)
         engine = Replicator(
             routes=(route,),
-            source=S3(s3_http, region="us-east-1", credentials=BenchCredentials(), endpoint=source_url),
+            source=S3(s3_http, region="us-east-1", credentials=AnyCredentials(), endpoint=source_url),
             targets={"default": NetStorage(account, ns_http)},
             lanes={"default": Lane(1024, time.monotonic)},
             budget=ByteBudget(64 << 20),
