@@ -49,8 +49,8 @@ from s3nsync.model import Change, ObjectRef, QueueName, Report, Route
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Breaker, ByteBudget
 from s3nsync.queues.memory import MemoryQueue
+from s3nsync.reconcile.second_look import SecondLooks
 from s3nsync.s3 import S3
-from s3nsync.second_look import SecondLooks
 from s3nsync.worker import Limits, Worker
 
 ROUTE = Route(BUCKET, CPCODE)

@@ -32,9 +32,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from s3nsync.compare import Compared, Scope, compare, join
 from s3nsync.http import Http, Origin
-from s3nsync.listing import list_bucket, list_directory
 from s3nsync.model import Route
 from s3nsync.netstorage import Account, NetStorage
+from s3nsync.reconcile.listing import list_bucket, list_directory
 from s3nsync.s3 import S3
 from s3nsync.sigv4 import Credentials
 

@@ -20,9 +20,9 @@ from typing import Protocol, cast
 import draw_diagram
 import typer
 
+from s3nsync.cli.ui import EXIT_CODES
 from s3nsync.model import Route
 from s3nsync.settings import OTHER_VARIABLES, Setting, describe
-from s3nsync.ui import EXIT_CODES
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -248,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, only tell")
     check = parser.parse_args(arguments).check
-    app = importlib.import_module("s3nsync.cli").app
+    app = importlib.import_module("s3nsync.cli.commands").app
     pages = {
         DOCS / "configuration.md": configuration_page(),
         DOCS / "cli.md": cli_page(app),

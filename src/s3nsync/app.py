@@ -35,8 +35,8 @@ from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Backoff, Breaker, ByteBudget, DeleteBrake
 from s3nsync.queues.memory import MemoryQueue
 from s3nsync.queues.sqs import SqsQueue
+from s3nsync.reconcile.second_look import SecondLooks
 from s3nsync.s3 import S3
-from s3nsync.second_look import SecondLooks
 from s3nsync.settings import RANGE_BYTES, AccountSettings, Settings
 from s3nsync.spans import Ahead
 from s3nsync.worker import Limits, Worker

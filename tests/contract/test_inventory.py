@@ -24,8 +24,8 @@ from aws_emulator import REGION, Aws
 from s3nsync.compare import SourceItem, order
 from s3nsync.errors import ConfigError, S3nsyncError, SourceCorrupt
 from s3nsync.http import Http
-from s3nsync.inventory import ROW_LIMIT_BYTES, list_checksums, list_inventory, with_checksums
 from s3nsync.model import ObjectRef
+from s3nsync.reconcile.inventory import ROW_LIMIT_BYTES, list_checksums, list_inventory, with_checksums
 from s3nsync.s3 import S3
 from s3nsync.sigv4 import Credentials
 

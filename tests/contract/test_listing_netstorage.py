@@ -18,10 +18,10 @@ from s3nsync.compare import TargetItem, order
 from s3nsync.emulator import Emulator, Fault, running
 from s3nsync.errors import BadAnswer, TargetConflict, TargetCredentials, TargetRefused, TargetUnavailable
 from s3nsync.http import Http
-from s3nsync.listing import Patience, list_directory
 from s3nsync.model import Route
 from s3nsync.netstorage import Account, NetStorage, open_netstorage
 from s3nsync.pacing import Backoff
+from s3nsync.reconcile.listing import Patience, list_directory
 
 KEY = "key"
 ROUTE = Route("b", "123456", "d")

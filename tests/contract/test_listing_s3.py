@@ -19,10 +19,10 @@ from hostile import Peer, hostile
 from s3nsync.compare import SourceItem, order
 from s3nsync.errors import BadAnswer, BucketMissing, SourceForbidden, SourceUnavailable
 from s3nsync.http import Http
-from s3nsync.listing import Patience, list_bucket
-from s3nsync.listing.patience import TRIES
-from s3nsync.listing.s3 import read_page
 from s3nsync.pacing import Backoff
+from s3nsync.reconcile.listing import Patience, list_bucket
+from s3nsync.reconcile.listing.patience import TRIES
+from s3nsync.reconcile.listing.s3 import read_page
 from s3nsync.s3 import S3
 from s3nsync.sigv4 import Credentials
 

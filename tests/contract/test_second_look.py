@@ -15,8 +15,8 @@ from s3nsync.compare import order
 from s3nsync.errors import BucketMissing, S3nsyncError
 from s3nsync.http import Http
 from s3nsync.model import Gone, ObjectRef, SourceInfo
+from s3nsync.reconcile.second_look import SecondLooks, just_before
 from s3nsync.s3 import S3
-from s3nsync.second_look import SecondLooks, just_before
 
 
 class Counting(S3):

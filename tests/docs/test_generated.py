@@ -10,10 +10,10 @@ import generate_docs
 import pytest
 import typer
 
+from s3nsync.cli.ui import EXIT_CODES
 from s3nsync.config import load
 from s3nsync.model import Route
 from s3nsync.settings import describe
-from s3nsync.ui import EXIT_CODES
 
 
 def fenced(page: str, language: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer.main
 
-from s3nsync.cli_ns import app
+from s3nsync.cli.ns import app
 from s3nsync.emulator import Emulator, running
 from s3nsync.netstorage import NetStorage
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import boto3
 import pytest
 
-from s3nsync.demo import differing, how_to
-from s3nsync.dev import BUCKET, CPCODE, DIRECTORY, Stage, find_ministack, stage
 from s3nsync.emulator import Fault
 from s3nsync.errors import ConfigError
 from s3nsync.events import decode_burial
+from s3nsync.local.demo import differing, how_to
+from s3nsync.local.dev import BUCKET, CPCODE, DIRECTORY, Stage, find_ministack, stage
 from worker_process import S3NSYNC, Process, until
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,8 @@ import pytest
 from image.building import ARM64_MARK, REPOSITORY, Buildah
 from image.container import Image
 from s3nsync import __version__
-from s3nsync.demo import differing
-from s3nsync.dev import BUCKET, Stage, free_port, stage
+from s3nsync.local.demo import differing
+from s3nsync.local.dev import BUCKET, Stage, free_port, stage
 
 pytestmark = [
     pytest.mark.image,

@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1] / "src" / "s3nsync"
 REPLICATOR, UPLOADS = "engine/replicator.py", "engine/uploads.py"
 ACCESS, DEBT = "engine/access.py", "engine/debt.py"
-SETTLER = "settler.py"
+SETTLER, SETTLEMENT, LOOP = "worker/settler.py", "worker/settlement.py", "worker/loop.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +54,19 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         Edit(UPLOADS, "            hand.check()\n            if left_bytes", "            if left_bytes"),
     ),
     "rule 1: the client asks nobody before it signs": (Edit("netstorage/calls.py", "            call.guard()\n", ""),),
-    "rule 2: bulk takes no second look": (Edit("hands.py", 'return self.queue == "live"', "return True"),),
+    "rule 2: bulk takes no second look": (Edit("worker/hands.py", 'return self.queue == "live"', "return True"),),
     "rule 2: a refused ack counts as done": (
         Edit(SETTLER, 'return verdict.verb if all(done) else "lease lost"', "return verdict.verb"),
     ),
     "rule 3: no check after a lost lease": (
-        Edit("settlement.py", 'return Verdict("leave", check=debt.sent)', 'return Verdict("leave")'),
+        Edit(SETTLEMENT, 'return Verdict("leave", check=debt.sent)', 'return Verdict("leave")'),
         Edit(SETTLER, 'if how == "lease lost" and hand.debt.sent and not verdict.check:', "if False:"),
     ),
     "rule 4: a later attempt leaves no check": (
-        Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = debt.may_land"),
+        Edit(SETTLEMENT, "suspect = attempt > 1 or debt.may_land", "suspect = debt.may_land"),
     ),
     "rule 4: an ambiguous write leaves no check": (
-        Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = attempt > 1"),
+        Edit(SETTLEMENT, "suspect = attempt > 1 or debt.may_land", "suspect = attempt > 1"),
     ),
     "rule 4: the check comes after the ack": (
         Edit(SETTLER, "checked = verdict.check and await self._owe_check(hand)", "checked = True"),
@@ -79,7 +79,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "rule 5: joining a hand at work": (
         Edit(
-            "worker.py",
+            LOOP,
             "            hand = hands.get(delivery.group)\n",
             "            busy = [one for one in self._hands if one.change.ref == change.ref]\n"
             "            if busy:\n                busy[0].leases.append(lease)\n                continue\n"
@@ -113,14 +113,14 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "rule 7: a burial leaves no check": (
         Edit(
-            "settlement.py",
+            SETTLEMENT,
             'return Verdict("bury", check=check, reason=outcome.reason, hint=outcome.hint)',
             'return Verdict("bury", reason=outcome.reason, hint=outcome.hint)',
         ),
     ),
     "rule 8: what may still land comes back at once": (
         Edit(
-            "settlement.py",
+            SETTLEMENT,
             "after_s = max(outcome.after_s, grace_s) if debt.may_land else outcome.after_s",
             "after_s = outcome.after_s",
         ),
@@ -134,7 +134,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         ),
     ),
     "a refused extension is taken for a good one": (
-        Edit("extender.py", "if lease.delivery.receipt in lost:", "if False:"),
+        Edit("worker/extender.py", "if lease.delivery.receipt in lost:", "if False:"),
     ),
     "a server's fault is taken for success": (
         Edit("netstorage/calls.py", "return 200 <= answer.status < 300", "return answer.status not in {403, 404}"),
@@ -152,15 +152,15 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "ack before the work": (
         Edit(
-            "worker.py",
+            LOOP,
             "            outcome = await self._replicate(hand)\n",
             '            await self._settler._apply(hand, Verdict("ack"))\n'
             "            outcome = await self._replicate(hand)\n",
         ),
         Edit(
-            "worker.py",
-            "from s3nsync.settler import Settler\n",
-            "from s3nsync.settlement import Verdict\nfrom s3nsync.settler import Settler\n",
+            LOOP,
+            "from s3nsync.worker.settler import Settler\n",
+            "from s3nsync.worker.settlement import Verdict\nfrom s3nsync.worker.settler import Settler\n",
         ),
     ),
     "delete on 403": (
@@ -197,7 +197,9 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     "an unanswered write counts as refused": (
         Edit(DEBT, "refused = isinstance(error, TargetError) and not error.ambiguous", "refused = True"),
         Edit(DEBT, "self.ambiguous |= self.pending or error.ambiguous", "self.ambiguous |= self.pending"),
-        Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = attempt > 2 or debt.may_land"),
+        Edit(
+            "worker/settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = attempt > 2 or debt.may_land"
+        ),
     ),
     "no digest is declared": (
         Edit(ACCESS, "    match digest.algorithm:\n", "    return {}\n    match digest.algorithm:\n"),
@@ -225,7 +227,9 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         ),
     ),
     "a burial without a reason": (
-        Edit("settlement.py", "check=check, reason=outcome.reason, hint=outcome.hint)", 'check=check, reason="")'),
+        Edit(
+            "worker/settlement.py", "check=check, reason=outcome.reason, hint=outcome.hint)", 'check=check, reason="")'
+        ),
     ),
     "messages served along are not counted": (
         Edit(SETTLER, "                coalesced=len(hand.leases) - 1,", "                coalesced=0,"),
@@ -237,9 +241,9 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
             "await self._settle(hand, outcome, started_s)",
         ),
     ),
-    "every check leaves another": (Edit("settlement.py", "suspect = attempt > 1 or debt.may_land", "suspect = True"),),
+    "every check leaves another": (Edit(SETTLEMENT, "suspect = attempt > 1 or debt.may_land", "suspect = True"),),
     "a transient failure is acked": (
-        Edit("settlement.py", 'return Verdict("retry", after_s=after_s)', 'return Verdict("ack")'),
+        Edit(SETTLEMENT, 'return Verdict("retry", after_s=after_s)', 'return Verdict("ack")'),
     ),
     "checks are acked unseen": (
         Edit(
@@ -249,7 +253,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
             "        hand.debt.placed = True\n",
         ),
     ),
-    "slots leak": (Edit("worker.py", "await self._slots.give(taken - len(hands))", "await self._slots.give(0)"),),
+    "slots leak": (Edit(LOOP, "await self._slots.give(taken - len(hands))", "await self._slots.give(0)"),),
 }
 """By name. The rules are those of docs/design.md."""
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from s3nsync import errors
-from s3nsync.hands import LEASE_MARGIN_S
+from s3nsync.worker.hands import LEASE_MARGIN_S
 from sim.loop import HOST, Host, SimLoop
 from sim.plan import Fault
 from sim.watch import LOOK, Look, Watch

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TypedDict
 from urllib.parse import parse_qs, urlsplit
 
-from s3nsync.dev import ACCOUNT_ID, BUCKET, CPCODE, DIRECTORY, Stage, find_ministack, stage
 from s3nsync.emulator import Fault
+from s3nsync.local.dev import ACCOUNT_ID, BUCKET, CPCODE, DIRECTORY, Stage, find_ministack, stage
 
 KEPT = Path(__file__).with_name("calls.json")
 ROOT = f"/{CPCODE}/{DIRECTORY}/"

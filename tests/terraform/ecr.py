@@ -31,7 +31,7 @@ from typing import Any
 
 import trustme
 
-from s3nsync.dev import free_port
+from s3nsync.local.dev import free_port
 from terraform.apply import Broken
 
 PASSWORD = "123456789012-auth-token"

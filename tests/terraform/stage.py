@@ -33,8 +33,8 @@ from typing import Any, Protocol
 import boto3
 import trustme
 
-from s3nsync.dev import free_port
 from s3nsync.emulator import Emulator, running
+from s3nsync.local.dev import free_port
 from terraform import workshop
 from terraform.apply import (
     ACCOUNT,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from s3nsync.dev import ACCOUNT_ID
 from s3nsync.errors import ConfigError
+from s3nsync.local.dev import ACCOUNT_ID
 from terraform import calls
 from terraform.calls import Call, Exchange
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from s3nsync.listing.ahead import in_order
+from s3nsync.reconcile.listing.ahead import in_order
 
 
 async def test_a_stream_that_fails_as_it_is_closed_is_told_and_never_waited_for() -> None:

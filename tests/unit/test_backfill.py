@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from s3nsync.backfill import LOT, Cursor, Sent, backfill
 from s3nsync.compare import Finding, Kind, Scope, Section, SourceItem, TargetItem
 from s3nsync.errors import ConfigError
 from s3nsync.model import Change, Route
-from s3nsync.repair import DeleteCap, Mender
+from s3nsync.reconcile.backfill import LOT, Cursor, Sent, backfill
+from s3nsync.reconcile.repair import DeleteCap, Mender
 
 ROUTE = Route("b", "1")
 ETAG, OTHER = "a" * 32, "b" * 32

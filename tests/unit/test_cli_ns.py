@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from s3nsync.by_hand import Access, advise
-from s3nsync.cli_ns import _chunks, app
+from s3nsync.cli.by_hand import Access, advise
+from s3nsync.cli.ns import _chunks, app
 from s3nsync.emulator import Emulator, Fault, running
 from s3nsync.errors import (
     ConfigError,
@@ -388,7 +388,7 @@ def on_a_terminal(shell: Shell, answer: bytes, *args: str) -> tuple[int, str]:
     ours, its = pty.openpty()
     try:
         os.write(ours, answer)
-        command = [sys.executable, "-c", "from s3nsync.cli_ns import app; app()", *args]
+        command = [sys.executable, "-c", "from s3nsync.cli.ns import app; app()", *args]
         done = subprocess.run(
             command, env=os.environ | shell.env, stdin=its, capture_output=True, timeout=30, check=False
         )

@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 
 from fakes import NOW_S
-from s3nsync.doctor import EVENTS_NEEDED, Finding, _hint_for, judge_clock, judge_queue, judge_vacancy, judge_wiring
+from s3nsync.ops.doctor import EVENTS_NEEDED, Finding, _hint_for, judge_clock, judge_queue, judge_vacancy, judge_wiring
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import NotificationConfigurationResponseTypeDef

@@ -9,8 +9,8 @@ import pytest
 from fakes import NOW_S, FakeQueue
 from s3nsync.errors import QueueError
 from s3nsync.events import Burial, encode, encode_burial
-from s3nsync.failed import NO_REASON, Entry, Swept, retry, selected, sweep
 from s3nsync.model import Change, ObjectRef
+from s3nsync.ops.failed import NO_REASON, Entry, Swept, retry, selected, sweep
 
 REF = ObjectRef("media", "site/a b.txt")
 PUT = Change(REF, "put", sequencer="01", event_name="ObjectCreated:Put", dialect="s3")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from s3nsync.cli.findings import Teller, facts, words
+from s3nsync.cli.shell import new_ui
 from s3nsync.errors import ConfigError
-from s3nsync.findings import Teller, facts, words
-from s3nsync.shell import new_ui
-from s3nsync.verify import Tally
+from s3nsync.reconcile.verify import Tally
 
 
 def test_only_a_whole_run_says_that_both_sides_agree() -> None:

@@ -20,12 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import NOW_S, FakeGate, FakeQueue
-from s3nsync import __version__, cli, health
+from s3nsync import __version__, health
+from s3nsync.cli import commands as cli
+from s3nsync.cli.ui import Ui
 from s3nsync.engine import Hand
 from s3nsync.errors import QueueError
 from s3nsync.health import SILENCE_MAX_S, Finding, Health, answering, judge, look, socket_name
 from s3nsync.model import Change, Copied, ObjectRef, Outcome
-from s3nsync.ui import Ui
 from s3nsync.worker import Limits, Worker
 
 Loop = Callable[[], asyncio.AbstractEventLoop]

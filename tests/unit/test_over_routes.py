@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from s3nsync.cli_sync import _moment_s
+from s3nsync.cli.over_routes import choose, ref_of
+from s3nsync.cli.sync import _moment_s
 from s3nsync.errors import ConfigError
 from s3nsync.model import ObjectRef, Route
-from s3nsync.over_routes import choose, ref_of
-from s3nsync.sides import Selection
+from s3nsync.reconcile.sides import Selection
 
 ROUTES = (Route("media", "1"), Route("soft", "2", prefix="public/"), Route("soft", "3", prefix="beta/"))
 

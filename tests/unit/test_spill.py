@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3nsync.compare import TargetItem, order
-from s3nsync.listing import spill
-from s3nsync.listing.spill import Sorter
+from s3nsync.reconcile.listing import spill
+from s3nsync.reconcile.listing.spill import Sorter
 
 
 def item(key: str) -> TargetItem:

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from fakes import NOW_S
+from s3nsync.cli.shell import parse_ref
 from s3nsync.errors import (
     ConfigError,
     QueueMissing,
@@ -19,12 +20,11 @@ from s3nsync.errors import (
     TargetUnavailable,
 )
 from s3nsync.events import Burial, encode
-from s3nsync.failed import Entry as Letter
 from s3nsync.mapping import place
 from s3nsync.model import Change, Delivery, Gone, ObjectRef, Route, SourceInfo
 from s3nsync.netstorage import Entry
-from s3nsync.shell import parse_ref
-from s3nsync.status import COULD_NOT_TELL, Seen, State, Status, exit_code, facts, judge, words
+from s3nsync.ops.failed import Entry as Letter
+from s3nsync.ops.status import COULD_NOT_TELL, Seen, State, Status, exit_code, facts, judge, words
 
 ROUTE = Route("media", "123456", "web", exclude=("*.tmp",))
 REF = ObjectRef("media", "a/b.txt")

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from s3nsync import errors
+from s3nsync.cli.ui import EXIT_CODES, Ui
 from s3nsync.errors import ConfigError, S3nsyncError, TargetCredentials, TargetError
-from s3nsync.ui import EXIT_CODES, Ui
 
 
 class Terminal(io.StringIO):
@@ -137,7 +137,7 @@ def test_an_action_without_a_code_is_done() -> None:
 def test_a_reader_that_left_ends_the_command_quietly() -> None:
     """`s3nsync … | head` leaves no traceback."""
     code = (
-        "import sys; from s3nsync.ui import Ui; ui = Ui();"
+        "import sys; from s3nsync.cli.ui import Ui; ui = Ui();"
         "sys.exit(ui.run(lambda: [ui.say('x', 'y' * 999) for _ in range(9999)] and 0))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -15,8 +15,8 @@ from s3nsync.compare import Finding, Kind, Scope, Section, SourceItem, TargetIte
 from s3nsync.errors import SourceForbidden
 from s3nsync.model import ObjectRef, Route
 from s3nsync.netstorage import NetStorage
+from s3nsync.reconcile.verify import Care, Tally, Verifier
 from s3nsync.s3 import S3
-from s3nsync.verify import Care, Tally, Verifier
 
 ROUTE = Route("b", "1", "d")
 OLD_S = int(NOW_S) - 10_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from s3nsync.hands import Hand
 from s3nsync.model import Change, ObjectRef, QueueName
+from s3nsync.worker.hands import Hand
 
 
 @pytest.mark.parametrize(("queue", "exclusive"), [("live", True), ("bulk", False), ("check", False)])

@@ -9,7 +9,7 @@ import pytest
 from fakes import NOW_S
 from s3nsync.engine import Debt
 from s3nsync.model import Copied, Deleted, Ignored, Outcome, Rejected, Retry, Unchanged
-from s3nsync.settlement import Verdict, settle
+from s3nsync.worker.settlement import Verdict, settle
 
 GRACE_S = 180.0
 CLEAN = Debt(placed=True, sent=True)

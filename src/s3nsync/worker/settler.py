@@ -15,10 +15,10 @@ import structlog
 from s3nsync.errors import QueueError, QueueMissing, TransportError
 from s3nsync.events import Burial
 from s3nsync.figures import settled_name
-from s3nsync.hands import Hand
 from s3nsync.model import Change, Delivery, Outcome, QueueName, Rejected, Report
 from s3nsync.queues import Queue
-from s3nsync.settlement import Verdict, settle
+from s3nsync.worker.hands import Hand
+from s3nsync.worker.settlement import Verdict, settle
 
 log = structlog.get_logger("s3nsync.settler")
 

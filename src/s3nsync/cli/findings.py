@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from s3nsync.cli.ui import Ui
 from s3nsync.compare import Finding, Kind
 from s3nsync.errors import ConfigError
 from s3nsync.figures import human_bytes
 from s3nsync.mapping import target_directory
 from s3nsync.model import Route
-from s3nsync.ui import Ui
-from s3nsync.verify import Tally
+from s3nsync.reconcile.verify import Tally
 
 SHOWN = 20
 """Findings of one kind that people are shown; --json and --csv have all of them."""

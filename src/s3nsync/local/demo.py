@@ -1,7 +1,7 @@
 """`s3nsync demo`: create, overwrite and delete objects in S3, break a few things, and prove both sides identical.
 
 The story runs on the stage of `dev` (every part real, see there): three acts of live events, and two of what was there
-before them and of damage on NetStorage (`demo_proof`). After each, the demo waits until
+before them and of damage on NetStorage (`proof`). After each, the demo waits until
 NetStorage holds exactly what S3 holds, comparing every object's bytes by its own means: the expected path is spelled
 out here, not taken from the product. Reports of the worker give the table its outcome, proof, attempts and lag: the
 time from S3's answer to the write until NetStorage had confirmed the copy.
@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from s3nsync import demo_proof
 from s3nsync.app import App, assemble
 from s3nsync.config import load
-from s3nsync.dev import BUCKET, CPCODE, DIRECTORY, REGION, Stage, stage
 from s3nsync.emulator import Fault
 from s3nsync.errors import S3nsyncError
 from s3nsync.events import Burial, decode_burial
 from s3nsync.figures import outcome_name
+from s3nsync.local import proof
+from s3nsync.local.dev import BUCKET, CPCODE, DIRECTORY, REGION, Stage, stage
 from s3nsync.model import Copied, Report, Retry
 from s3nsync.sigv4 import Credentials
 
@@ -144,7 +144,7 @@ async def run_demo(*, as_json: bool, console: Console, progress: Console) -> boo
             await _converge(scene)
         with _timed(progress, "wait for the second looks that the broken uploads owe"):
             await _until(lambda: _is_settled(app), "the queues did not come to rest")
-        with _timed(progress, f"sync {len(demo_proof.BEFORE)} objects that were there before the events"):
+        with _timed(progress, f"sync {len(proof.BEFORE)} objects that were there before the events"):
             await _sync_the_past(scene, story, app)
         with _timed(progress, "damage 4 files on NetStorage, find them by verify, have them repaired, verify again"):
             await _damage_and_repair(scene, story, app)
@@ -233,26 +233,26 @@ def _delete(scene: Stage, story: Story) -> None:
 
 
 async def _sync_the_past(scene: Stage, story: Story, app: App) -> None:
-    await asyncio.to_thread(demo_proof.put_unseen, scene, 4096)
-    for key in demo_proof.BEFORE:
+    await asyncio.to_thread(proof.put_unseen, scene, 4096)
+    for key in proof.BEFORE:
         story.wrote(key, "there before", 4096)
-    story.synced = sum((await demo_proof.sync(app)).sent.values())
+    story.synced = sum((await proof.sync(app)).sent.values())
     await _converge(scene)
     await _until(lambda: _is_settled(app), "the queues did not come to rest")
-    _must_be_clean(await demo_proof.verify(app))
+    _must_be_clean(await proof.verify(app))
 
 
 async def _damage_and_repair(scene: Stage, story: Story, app: App) -> None:
-    await demo_proof.damage(app)
-    found = await demo_proof.verify(app)
+    await proof.damage(app)
+    found = await proof.verify(app)
     story.damage_found = found.kinds
-    await demo_proof.repair(app, found)
+    await proof.repair(app, found)
     await _converge(scene)
     await _until(lambda: _is_settled(app), "the queues did not come to rest")
-    story.verdict = (await demo_proof.verify(app)).tally.verdict
+    story.verdict = (await proof.verify(app)).tally.verdict
 
 
-def _must_be_clean(proof: demo_proof.Proof) -> None:
+def _must_be_clean(proof: proof.Proof) -> None:
     if proof.tally.verdict != "clean":
         raise S3nsyncError(f"verify found differences after sync: {proof.kinds}", hint="see the log lines above")
 

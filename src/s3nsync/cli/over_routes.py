@@ -16,15 +16,15 @@ from typing import Annotated
 import typer
 
 from s3nsync.app import App, assemble
+from s3nsync.cli.shell import parse_ref
+from s3nsync.cli.ui import Advance, Ui
 from s3nsync.direct import Direct, idle_queues, working
 from s3nsync.errors import ConfigError
 from s3nsync.events import Burial
 from s3nsync.figures import human_bytes, settled_name
 from s3nsync.model import Change, Copied, ObjectRef, Report, Route
+from s3nsync.reconcile.sides import Selection
 from s3nsync.settings import Settings
-from s3nsync.shell import parse_ref
-from s3nsync.sides import Selection
-from s3nsync.ui import Advance, Ui
 
 RouteNames = Annotated[
     list[str] | None,

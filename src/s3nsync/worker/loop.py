@@ -25,11 +25,11 @@ import structlog
 from s3nsync.engine import Hand as EngineHand
 from s3nsync.errors import LeaseLost, QueueError, QueueMissing, TransportError, UndecodableEvent
 from s3nsync.events import decode, group_id
-from s3nsync.extender import Extender
-from s3nsync.hands import Hand, Lease, Slots
 from s3nsync.model import Change, Delivery, Outcome, QueueName, Report, Retry
 from s3nsync.queues import Queue
-from s3nsync.settler import Settler
+from s3nsync.worker.extender import Extender
+from s3nsync.worker.hands import Hand, Lease, Slots
+from s3nsync.worker.settler import Settler
 
 log = structlog.get_logger("s3nsync.worker")
 

@@ -15,15 +15,7 @@ from typing import Annotated
 import typer
 
 from s3nsync.app import resolve
-from s3nsync.backfill import Cursor, Sent, backfill
-from s3nsync.compare import Scope
-from s3nsync.doctor import wiring
-from s3nsync.errors import ConfigError
-from s3nsync.figures import human_bytes
-from s3nsync.lanes import Bucket
-from s3nsync.logs import configure
-from s3nsync.model import Change, Route
-from s3nsync.over_routes import (
+from s3nsync.cli.over_routes import (
     DryRun,
     Exclude,
     Hands,
@@ -38,10 +30,18 @@ from s3nsync.over_routes import (
     ref_of,
     showing,
 )
+from s3nsync.cli.shell import AsJson, ConfigFile, finish, new_ui, run_async, settings_of
+from s3nsync.cli.ui import Ui
+from s3nsync.compare import Scope
+from s3nsync.errors import ConfigError
+from s3nsync.figures import human_bytes
+from s3nsync.lanes import Bucket
+from s3nsync.logs import configure
+from s3nsync.model import Change, Route
+from s3nsync.ops.doctor import wiring
+from s3nsync.reconcile.backfill import Cursor, Sent, backfill
+from s3nsync.reconcile.sides import Selection, joined
 from s3nsync.settings import Settings
-from s3nsync.shell import AsJson, ConfigFile, finish, new_ui, run_async, settings_of
-from s3nsync.sides import Selection, joined
-from s3nsync.ui import Ui
 
 
 def sync(

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 import structlog
 
 from s3nsync.errors import QueueError, QueueMissing, TransportError
-from s3nsync.hands import Hand, Lease
 from s3nsync.model import QueueName
 from s3nsync.queues import Queue
+from s3nsync.worker.hands import Hand, Lease
 
 log = structlog.get_logger("s3nsync.extender")
 

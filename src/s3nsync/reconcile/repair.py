@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from s3nsync.backfill import MESSAGES, change_for
 from s3nsync.compare import Finding, Kind
 from s3nsync.model import Change, Route
+from s3nsync.reconcile.backfill import MESSAGES, change_for
 
 MENDABLE: frozenset[Kind] = frozenset({"missing", "different"})
 

@@ -11,11 +11,11 @@ from typing import Annotated, TypeVar
 import typer
 
 from s3nsync.app import relax_collector
+from s3nsync.cli.ui import Ui
 from s3nsync.config import load
 from s3nsync.errors import ConfigError
 from s3nsync.model import ObjectRef
 from s3nsync.settings import Settings
-from s3nsync.ui import Ui
 
 T = TypeVar("T")
 

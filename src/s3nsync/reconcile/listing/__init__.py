@@ -6,8 +6,8 @@ or walks FileStore's directories; `ahead` is how both read ahead of their reader
 `compare.join` takes what comes out.
 """
 
-from s3nsync.listing.netstorage import list_directory
-from s3nsync.listing.patience import Patience
-from s3nsync.listing.s3 import list_bucket
+from s3nsync.reconcile.listing.netstorage import list_directory
+from s3nsync.reconcile.listing.patience import Patience
+from s3nsync.reconcile.listing.s3 import list_bucket
 
 __all__ = ["Patience", "list_bucket", "list_directory"]

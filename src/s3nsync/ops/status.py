@@ -34,16 +34,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
-from s3nsync import failed
 from s3nsync.app import App
 from s3nsync.compare import Evidence, Finding, SourceItem, TargetItem, look_closer
 from s3nsync.decide import Reject, Wait, decide, lost_metadata
 from s3nsync.errors import QueueError, S3nsyncError, SourceArchived
 from s3nsync.figures import human_bytes
-from s3nsync.listing import Patience
 from s3nsync.mapping import FolderMarker, OutOfScope, Placed, Placement, Refused, place
 from s3nsync.model import Gone, ObjectRef, Route, SourceInfo
 from s3nsync.netstorage import Entry
+from s3nsync.ops import failed
+from s3nsync.reconcile.listing import Patience
 
 T = TypeVar("T")
 

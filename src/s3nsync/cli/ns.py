@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from s3nsync.by_hand import Access, advice, advise, check_path
+from s3nsync.cli.by_hand import Access, advice, advise, check_path
+from s3nsync.cli.ui import Ui
 from s3nsync.errors import (
     ConfigError,
     S3nsyncError,
@@ -42,7 +43,6 @@ from s3nsync.errors import (
 from s3nsync.figures import printable
 from s3nsync.http import Proxies
 from s3nsync.netstorage import AtEnd, Entry, NetStorage, Usage, open_netstorage
-from s3nsync.ui import Ui
 
 CHUNK_BYTES = 256 << 10
 JOBS = 8

@@ -17,15 +17,8 @@ from typing import Annotated
 import typer
 
 from s3nsync.app import resolve
-from s3nsync.compare import Scope
-from s3nsync.errors import ConfigError, S3nsyncError
-from s3nsync.findings import Teller, facts, words
-from s3nsync.logs import configure
-from s3nsync.mapping import check_routes, target_directory
-from s3nsync.metrics import verified_line
-from s3nsync.model import Route
-from s3nsync.netstorage import NetStorage
-from s3nsync.over_routes import (
+from s3nsync.cli.findings import Teller, facts, words
+from s3nsync.cli.over_routes import (
     DryRun,
     Exclude,
     Hands,
@@ -40,12 +33,19 @@ from s3nsync.over_routes import (
     ref_of,
     showing,
 )
-from s3nsync.repair import DeleteCap, Mender
+from s3nsync.cli.shell import AsJson, ConfigFile, finish, new_ui, run_async, settings_of
+from s3nsync.cli.ui import Ui
+from s3nsync.compare import Scope
+from s3nsync.errors import ConfigError, S3nsyncError
+from s3nsync.logs import configure
+from s3nsync.mapping import check_routes, target_directory
+from s3nsync.metrics import verified_line
+from s3nsync.model import Route
+from s3nsync.netstorage import NetStorage
+from s3nsync.reconcile.repair import DeleteCap, Mender
+from s3nsync.reconcile.sides import Selection, joined
+from s3nsync.reconcile.verify import Care, Tally, Verifier
 from s3nsync.settings import Settings
-from s3nsync.shell import AsJson, ConfigFile, finish, new_ui, run_async, settings_of
-from s3nsync.sides import Selection, joined
-from s3nsync.ui import Ui
-from s3nsync.verify import Care, Tally, Verifier
 
 EXIT_OF = {"clean": 0, "differs": 1, "unsure": 5}
 

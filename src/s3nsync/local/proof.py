@@ -10,14 +10,14 @@ import time
 from dataclasses import dataclass
 
 from s3nsync.app import App
-from s3nsync.backfill import Sent, backfill
 from s3nsync.compare import Finding, Scope
-from s3nsync.dev import BUCKET, CPCODE, DIRECTORY, ROUTE, Stage
 from s3nsync.errors import S3nsyncError
+from s3nsync.local.dev import BUCKET, CPCODE, DIRECTORY, ROUTE, Stage
 from s3nsync.netstorage import NetStorage
-from s3nsync.repair import DeleteCap, Mender
-from s3nsync.sides import Selection, joined
-from s3nsync.verify import Care, Tally, Verifier
+from s3nsync.reconcile.backfill import Sent, backfill
+from s3nsync.reconcile.repair import DeleteCap, Mender
+from s3nsync.reconcile.sides import Selection, joined
+from s3nsync.reconcile.verify import Care, Tally, Verifier
 
 BEFORE = tuple(f"archive/2019/{number:02}.jpg" for number in range(12))
 """Put into the bucket while it sends no events."""

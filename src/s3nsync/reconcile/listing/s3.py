@@ -28,9 +28,9 @@ from xml.parsers import expat
 from s3nsync.compare import SourceItem, order
 from s3nsync.decide import MD5_ETAG
 from s3nsync.errors import BadAnswer
-from s3nsync.listing.ahead import in_order
-from s3nsync.listing.patience import Patience
-from s3nsync.listing.spill import by_key
+from s3nsync.reconcile.listing.ahead import in_order
+from s3nsync.reconcile.listing.patience import Patience
+from s3nsync.reconcile.listing.spill import by_key
 from s3nsync.s3 import S3
 
 DISCOVERY_REQUESTS = 32

@@ -21,13 +21,13 @@ from functools import partial
 
 from s3nsync.compare import TargetItem, order
 from s3nsync.errors import BadAnswer, TargetConflict, TargetMissing, TargetRefused
-from s3nsync.listing.ahead import in_order
-from s3nsync.listing.patience import Patience
-from s3nsync.listing.spill import IN_MEMORY_ITEMS, Sorter
 from s3nsync.mapping import target_directory
 from s3nsync.model import Route
 from s3nsync.netstorage import Entry, NetStorage, Page
 from s3nsync.netstorage.wire import list_end
+from s3nsync.reconcile.listing.ahead import in_order
+from s3nsync.reconcile.listing.patience import Patience
+from s3nsync.reconcile.listing.spill import IN_MEMORY_ITEMS, Sorter
 
 PAGE_ENTRIES = 5_000
 """Entries asked for at once; the server's own bound is not published, and it may send fewer."""

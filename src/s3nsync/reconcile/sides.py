@@ -14,10 +14,10 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from s3nsync.compare import Batches, Section, SourceItem, TargetItem, join
-from s3nsync.inventory import list_checksums, list_inventory, with_checksums
-from s3nsync.listing import list_bucket, list_directory
 from s3nsync.model import ObjectRef, Route
 from s3nsync.netstorage import NetStorage
+from s3nsync.reconcile.inventory import list_checksums, list_inventory, with_checksums
+from s3nsync.reconcile.listing import list_bucket, list_directory
 from s3nsync.s3 import S3
 
 Item = TypeVar("Item", SourceItem, TargetItem)

@@ -27,12 +27,23 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from s3nsync.compare import Evidence, Finding, Kind, Scope, Section, SourceItem, TargetItem, compare, look_closer, order
+from s3nsync.compare import (
+    Evidence,
+    Finding,
+    Kind,
+    Scope,
+    Section,
+    SourceItem,
+    TargetItem,
+    compare,
+    look_closer,
+    order,
+)
 from s3nsync.errors import BucketEmpty, SourceArchived, SourceForbidden, TargetMissing
-from s3nsync.listing import Patience, list_bucket
 from s3nsync.mapping import target_directory
 from s3nsync.model import Gone, ObjectRef, SourceInfo
 from s3nsync.netstorage import Entry, NetStorage
+from s3nsync.reconcile.listing import Patience, list_bucket
 from s3nsync.s3 import S3
 
 T = TypeVar("T")

@@ -24,8 +24,11 @@ import structlog
 import typer
 from rich.console import Console
 
-from s3nsync import __version__, cli_ns, cli_sync, cli_verify, failed
+from s3nsync import __version__
 from s3nsync.app import App, assemble, resolve
+from s3nsync.cli import ns, sync, verify
+from s3nsync.cli.shell import AsJson, ConfigFile, finish, new_ui, parse_ref, run_async
+from s3nsync.cli.ui import Ui
 from s3nsync.config import load
 from s3nsync.errors import ConfigError
 from s3nsync.figures import human_bytes
@@ -34,9 +37,8 @@ from s3nsync.lambda_zip import build
 from s3nsync.logs import configure, log_change
 from s3nsync.metrics import Metrics
 from s3nsync.model import Report
+from s3nsync.ops import failed
 from s3nsync.settings import Settings
-from s3nsync.shell import AsJson, ConfigFile, finish, new_ui, parse_ref, run_async
-from s3nsync.ui import Ui
 from s3nsync.worker import Worker
 
 log = structlog.get_logger("s3nsync.cli")
@@ -49,14 +51,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-app.add_typer(cli_ns.app, name="ns")
+app.add_typer(ns.app, name="ns")
 failed_app = typer.Typer(help="Read the dead-letter queue, and have what failed looked at again.", no_args_is_help=True)
 app.add_typer(failed_app, name="failed")
-
-
-def main() -> None:
-    """Be the `s3nsync` command."""
-    app()
 
 
 @app.callback(invoke_without_command=True)
@@ -192,7 +189,7 @@ def doctor(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
 
     Before anything is set up it wants no queues: region, bucket, CP code and account are enough.
     """
-    from s3nsync.doctor import examine  # noqa: PLC0415 - no other verb needs it
+    from s3nsync.ops.doctor import examine  # noqa: PLC0415 - no other verb needs it
 
     ui = new_ui(as_json=as_json)
 
@@ -223,7 +220,7 @@ def status(
     Exit code 0: all are as they should be; 1: one is not; 5: one could not be told. Nothing is written. If one is not,
     the dead-letter queue is looked through, and everything given back.
     """
-    from s3nsync.status import examine, exit_code, facts, words  # noqa: PLC0415 - no other verb needs it
+    from s3nsync.ops.status import examine, exit_code, facts, words  # noqa: PLC0415 - no other verb needs it
 
     ui = new_ui(as_json=as_json)
 
@@ -240,8 +237,8 @@ def status(
     finish(ui, lambda: run_async(show()))
 
 
-app.command()(cli_verify.verify)
-app.command()(cli_sync.sync)
+app.command()(verify.verify)
+app.command()(sync.sync)
 
 
 # --- what failed -----------------------------------------------------------------------------------------------
@@ -391,7 +388,7 @@ def demo(*, as_json: AsJson = False) -> None:
     ui = new_ui(as_json=as_json)
 
     def show() -> int:
-        from s3nsync.demo import run_demo  # noqa: PLC0415 - needs the `dev` extra
+        from s3nsync.local.demo import run_demo  # noqa: PLC0415 - needs the `dev` extra
 
         configure("auto", "error")
         console = Console(width=None if sys.stdout.isatty() else 150, legacy_windows=False)
@@ -407,7 +404,7 @@ def dev() -> None:
     ui = new_ui()
 
     def keep() -> None:
-        from s3nsync.demo import run_dev  # noqa: PLC0415 - needs the `dev` extra
+        from s3nsync.local.demo import run_dev  # noqa: PLC0415 - needs the `dev` extra
 
         configure("auto", "info")
         run_async(run_dev(ui.note, partial(_stopping, hard=False), lambda settled: log_change(settled, time.time())))
