@@ -61,7 +61,7 @@ def _free_ports() -> list[int]:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(250):
+    for _ in range(1500):
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
@@ -94,7 +94,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
             )
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(30)
 
 
 @pytest.fixture(params=["http", "https"])
@@ -106,7 +106,7 @@ def origin(request: pytest.FixtureRequest, nginx: Nginx) -> Origin:
 @pytest.fixture
 async def http(nginx: Nginx) -> AsyncIterator[Http]:
     """Give a client that knows the server's authority; at the end no connection may be busy."""
-    async with asyncio.timeout(20), Http(tls=tls_context(nginx.ca_file), max_per_origin=8) as client:
+    async with asyncio.timeout(120), Http(tls=tls_context(nginx.ca_file), max_per_origin=8) as client:
         yield client
         assert "0 busy" in repr(client)
 
