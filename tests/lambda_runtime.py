@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-ANSWER_S = 20.0
+ANSWER_S = 120.0
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Raw:
 
     async def reply(self, *, bodiless: bool = False) -> Reply:
         """Return the next answer; raise what breaks the connection."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             raw = await self.reader.readuntil(b"\r\n\r\n")
             status_line, *lines = raw.decode("latin-1").split("\r\n")[:-2]
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
@@ -140,7 +140,7 @@ class Raw:
 
     async def closed(self) -> bool:
         """Whether the other side has ended the connection, in order or not, with nothing left to read."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             try:
                 return await self.reader.read(1) == b""
             except ConnectionError:

@@ -104,7 +104,7 @@ async def test_copying_leaves_nothing_to_the_collector() -> None:
 
 
 async def _copy_all(s3_origin: object, target_port: int) -> None:
-    async with asyncio.timeout(20), Http() as s3_http, Http() as ns_http:
+    async with asyncio.timeout(120), Http() as s3_http, Http() as ns_http:
         account = Account.parse(f"127.0.0.1:{target_port}", "user", "key", scheme="http")
         engine = Replicator(
             routes=(ROUTE,),

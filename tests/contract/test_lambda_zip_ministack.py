@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow  # processes start and queues are waited for
 
-ARRIVE_S = 30.0
+ARRIVE_S = 120.0
 
 
 @pytest.fixture(scope="module")

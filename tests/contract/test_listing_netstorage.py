@@ -297,7 +297,7 @@ async def test_directories_are_read_side_by_side() -> None:
                 asked += 1
                 if asked == 4:
                     enough.set()
-                await asyncio.wait_for(enough.wait(), 30)
+                await asyncio.wait_for(enough.wait(), 60)
                 await peer.send(answer(directory(path, "x")))
 
     async with hostile(script) as server, Http() as http:
