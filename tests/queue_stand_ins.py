@@ -53,13 +53,13 @@ class Keys:
 
 @dataclass
 class Clock:
-    """Unix time that a test can let jump ahead."""
+    """Unix time that stands, and jumps ahead when a test says so."""
 
-    ahead_s: float = 0.0
+    at_s: float = field(default_factory=time.time)
 
     def __call__(self) -> float:
         """Say what time it is."""
-        return time.time() + self.ahead_s
+        return self.at_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class StandIn:
         if self.stub is None:
             await asyncio.sleep(seconds)
         else:
-            self.clock.ahead_s += seconds
+            self.clock.at_s += seconds
             self.stub.wake()
 
 
@@ -158,7 +158,7 @@ def moto(folder: Path) -> Iterator[Place]:
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

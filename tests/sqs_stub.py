@@ -109,6 +109,10 @@ class SqsStub:
         """Give the model behind a queue."""
         return self._queues[name].model
 
+    def waiting(self, name: str) -> int:
+        """Count the receives that wait at a queue, but for those whose client has gone."""
+        return sum(not each.connection.is_gone for each in self._queues[name].waiting)
+
     def create(self, name: str, attributes: Mapping[str, str]) -> str:
         """Make a FIFO queue and give its URL; the attributes are those of CreateQueue."""
         if not name.endswith(".fifo") or attributes.get("FifoQueue") != "true":

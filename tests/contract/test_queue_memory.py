@@ -84,7 +84,7 @@ def test_every_promise_is_one_of_the_contract() -> None:
 @pytest.mark.parametrize("title", PROMISED)
 async def test_it_keeps_the_contract(title: str) -> None:
     """What is told of every queue holds for this one."""
-    await asyncio.wait_for(BEHAVIOURS[title](cast("StandIn", InMemory())), 20)
+    await asyncio.wait_for(BEHAVIOURS[title](cast("StandIn", InMemory())), 60)
 
 
 def change(key: str) -> Change:
@@ -134,12 +134,12 @@ async def test_nobody_waits_at_a_closed_queue() -> None:
     await asyncio.sleep(0)
     await full.aclose()
     with pytest.raises(QueueMissing, match="has stopped"):
-        await asyncio.wait_for(sending, 1)
+        await asyncio.wait_for(sending, 15)
     queue = new(Clock())
     waiting = asyncio.ensure_future(queue.receive(1, 20))
     await asyncio.sleep(0)
     await queue.aclose()
-    assert await asyncio.wait_for(waiting, 1) == []
+    assert await asyncio.wait_for(waiting, 15) == []
     assert await queue.receive(1, 20) == []
     await queue.send([change("a")])
     assert queue.count == 1
