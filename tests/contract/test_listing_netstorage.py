@@ -140,7 +140,9 @@ def without_clashes(names: Iterable[str]) -> list[str]:
     prefix=st.sampled_from(["", "a", "a/", "b/a"]),
     bound=st.integers(1, 9),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_tree_is_listed_in_key_order(shared: Emulator, tree: set[str], after: str, prefix: str, bound: int) -> None:
     """Whatever the names, from wherever on and however much goes to disk: each file once, in the order of bytes."""
     names = without_clashes(tree)

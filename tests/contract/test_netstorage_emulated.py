@@ -97,7 +97,9 @@ names = st.binary(min_size=1, max_size=40).filter(
 
 
 @given(raw=names)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_name_can_be_written_listed_read_renamed_and_removed(shared: Emulator, raw: bytes) -> None:
     """Whatever its bytes, a name is the same in the path, in listings and as a rename's destination."""
     name = raw.decode("utf-8", "surrogateescape")

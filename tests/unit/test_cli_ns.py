@@ -390,7 +390,7 @@ def on_a_terminal(shell: Shell, answer: bytes, *args: str) -> tuple[int, str]:
         os.write(ours, answer)
         command = [sys.executable, "-c", "from s3nsync.cli.ns import app; app()", *args]
         done = subprocess.run(
-            command, env=os.environ | shell.env, stdin=its, capture_output=True, timeout=30, check=False
+            command, env=os.environ | shell.env, stdin=its, capture_output=True, timeout=120, check=False
         )
     finally:
         os.close(ours)

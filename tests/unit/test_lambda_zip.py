@@ -26,7 +26,7 @@ def run_plain(
     Its own directory leads the module search path then, so this also shows that no module of ours hides one it needs.
     """
     command = [python, "-S", str(SOURCE / "lambda_zip.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
 
 
 def test_the_archive_holds_only_what_travels(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def copy_of_sources(directory: Path) -> Path:
 def hash_of(builder: Path) -> str:
     """Ask a builder for the digest of its sources."""
     return subprocess.run(
-        [sys.executable, builder, "--hash"], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, builder, "--hash"], capture_output=True, text=True, check=True, timeout=120
     ).stdout
 
 
@@ -141,7 +141,7 @@ def test_the_bare_archive_imports_with_nothing_but_boto3(tmp_path: Path) -> None
         "print(*sorted(each for each in sys.modules if each.startswith('s3nsync.')))"
     )
     command = [sys.executable, "-I", "-S", "-c", program, lambda_zip.HANDLER]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
         f"{tmp_path}/task/s3nsync/__init__.py True",
