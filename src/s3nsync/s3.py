@@ -357,12 +357,12 @@ def error_of(fault: Fault, subject: str) -> SourceError:
 
 
 def _kind_of(fault: Fault) -> type[SourceError]:
+    if fault.status >= 500:  # whatever the code says: no trouble of S3's own may stop a route
+        return SourceUnavailable
     if fault.code == "AuthorizationHeaderMalformed" and fault.region:
         return BucketElsewhere
     if fault.code in _BY_CODE:
         return _BY_CODE[fault.code]
-    if fault.status >= 500:
-        return SourceUnavailable
     if _is_about_the_key(fault):
         return SourceKeyDenied
     if fault.region and fault.status in (400, 301):

@@ -668,7 +668,8 @@ def test_addresses(bucket: str, region: str, endpoint: str | None, origin: str, 
 
 @given(
     status=st.sampled_from([301, 400, 403, 404, 405, 409, 412, 429, 500, 503]),
-    code=st.sampled_from(["", "NoSuchKey", "NoSuchBucket", "AccessDenied", "SlowDown", "Unheard"]) | st.text(),
+    code=st.sampled_from(["", "NoSuchKey", "NoSuchBucket", "AccessDenied", "InvalidSecurity", "SlowDown", "Unheard"])
+    | st.text(),
     message=st.text(),
     region=st.sampled_from(["", "eu-west-1"]),
     marker=st.booleans(),
@@ -679,7 +680,7 @@ def test_only_two_answers_mean_gone(status: int, code: str, message: str, region
     assert (gone_of(fault) is not None) == (status == 404 and (marker or code == "NoSuchKey"))
     error = error_of(fault, "subject")
     assert isinstance(error, SourceError)
-    assert error.transient or status < 500 or code == "NoSuchBucket"
+    assert error.transient or status < 500
     assert error.hint
 
 
