@@ -5,7 +5,7 @@ Pure, so that the three cannot tell different stories.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from s3nsync.model import Copied, Deleted, Ignored, Outcome, Rejected, Report, Retry, Unchanged
 
@@ -26,7 +26,11 @@ def outcome_name(outcome: Outcome | None) -> str:
 
 def settled_name(settled: Report) -> str:
     """Give the word under which a settled Change is summed up: what became of it, else what it came to."""
-    return "buried" if settled.verb == "bury" else outcome_name(settled.outcome)
+    if settled.verb == "bury":
+        return "buried"
+    if isinstance(settled.outcome, Deleted) and settled.outcome.trash is not None:
+        return "trashed"
+    return outcome_name(settled.outcome)
 
 
 def size_bytes(outcome: Outcome | None) -> int:
@@ -112,3 +116,30 @@ def human_bytes(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def counted(count: int, what: str) -> str:
+    """Give a count of things: `1 file`, `12,000 files`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def human_time(seconds: float) -> str:
+    """Give a length of time the way people read it: two units of it, and tenths only below a minute."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    size_s, unit, below_s, below = next(each for each in _LENGTHS if whole >= each[0])
+    rest = whole % size_s // below_s
+    return f"{whole // size_s:,} {unit}" + (f" {rest} {below}" if rest else "")
+
+
+_LENGTHS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+"""Units of time in seconds, each with the next smaller one."""
+
+
+def utc(moment_s: float) -> str:
+    """Give a moment (Unix seconds) in ISO 8601, in UTC, to the second; as it is where the calendar has no such year."""
+    try:
+        return datetime.fromtimestamp(moment_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{moment_s:.0f} s"

@@ -75,6 +75,17 @@ def test_what_is_wrong_with_a_queue_is_named(name: str, spoilt: dict[str, str], 
     assert finding.hint
 
 
+@pytest.mark.parametrize(("count", "says"), [("1", "1 message "), ("1200", "1,200 messages ")])
+def test_letters_in_the_dead_queue_are_a_warning_with_their_number(count: str, says: str) -> None:
+    """Each is a change that was not replicated; `failed list` is named. In other queues messages are work."""
+    told = {**GOOD, "ApproximateNumberOfMessages": count}
+    (finding,) = judge_queue("dead", told, grace_s=180, lease_s=300)
+    assert finding.level == "warning"
+    assert says in finding.what
+    assert "s3nsync failed list" in finding.hint
+    assert _levels(list(judge_queue("live", told, grace_s=180, lease_s=300))) == ["ok"]
+
+
 def test_a_queue_without_redrive_is_a_warning() -> None:
     """A message that kills workers would go round for ever."""
     bare = {name: value for name, value in GOOD.items() if name != "RedrivePolicy"}

@@ -146,3 +146,13 @@ async def test_patterns_match_whole_names() -> None:
     assert selected(entry, ())
     assert selected(entry, ("nothing", "s3://media/site/*"))
     assert not selected(entry, ("site/*",))
+
+
+async def test_a_whole_name_matches_itself() -> None:
+    """Even where it holds what a pattern would: it is what `status` and `list` say to paste."""
+    bench = Bench()
+    ref = ObjectRef("media", "shots/a[1].jpg")
+    bench.dead.put_body(_burial(ref, encode(Change(ref, "put"))), "g")
+    await sweep(bench.dead, bench.keep, 10)
+    assert selected(bench.seen[0], ("s3://media/shots/a[1].jpg",))
+    assert not selected(bench.seen[0], ("s3://media/shots/a1.jpg",))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from pathlib import Path
 
 import pytest
 
-from s3nsync.cli.findings import Teller, facts, words
+from s3nsync.cli.findings import COLUMNS, Teller, facts, words
 from s3nsync.cli.shell import new_ui
+from s3nsync.cli.ui import Ui
+from s3nsync.compare import Finding, SourceItem, TargetItem
 from s3nsync.errors import ConfigError
+from s3nsync.model import Route
 from s3nsync.reconcile.verify import Tally
 
 
@@ -39,3 +45,19 @@ def test_a_csv_file_that_cannot_be_written_is_wrong_usage(tmp_path: Path) -> Non
     ):
         pass
     assert "--csv" in caught.value.hint
+
+
+def test_times_are_iso_8601_in_csv_and_seconds_in_json(tmp_path: Path) -> None:
+    """A spreadsheet reads the one, a program the other, whose names tell the unit."""
+    source = SourceItem("site/a", 5, 1_700_000_000, "e")
+    target = TargetItem("site/a", "file", 4, None, None)
+    out = io.StringIO()
+    with Teller(Ui(as_json=True, stdout=out), tmp_path / "found.csv") as teller:
+        teller.tell(Route("media", "1", prefix="site/"), Finding("site/a", "different", "other size", source, target))
+    with (tmp_path / "found.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert tuple(row) == COLUMNS
+    assert (row["s3_mtime"], row["ns_mtime"], row["s3_bytes"]) == ("2023-11-14T22:13:20Z", "", "5")
+    line = json.loads(out.getvalue())
+    assert (line["s3_mtime_s"], line["ns_mtime_s"]) == (1_700_000_000, None)
+    assert "s3_mtime" not in line

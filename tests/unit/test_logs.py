@@ -10,7 +10,18 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3nsync.figures import OUTCOMES, human_bytes, lag_s, outcome_name, printable, record
+from s3nsync.figures import (
+    OUTCOMES,
+    counted,
+    human_bytes,
+    human_time,
+    lag_s,
+    outcome_name,
+    printable,
+    record,
+    settled_name,
+    utc,
+)
 from s3nsync.logs import MASK, configure, log_change
 from s3nsync.model import Change, Copied, Deleted, Ignored, ObjectRef, Outcome, Rejected, Report, Retry, Unchanged
 from settled_changes import COPIED, NOW_S, settled
@@ -127,6 +138,43 @@ def test_sizes_read_well() -> None:
         "5.0 GiB",
         "3.0 TiB",
     ]
+
+
+def test_counts_and_lengths_of_time_read_well() -> None:
+    """One thing is no plural; two units of time at most, and tenths only of seconds."""
+    assert [counted(n, "file") for n in (0, 1, 12_000)] == ["0 files", "1 file", "12,000 files"]
+    lengths = {
+        0.04: "0.0 s",
+        59.94: "59.9 s",
+        59.96: "1 min",
+        61: "1 min 1 s",
+        3599.6: "1 h",
+        5400: "1 h 30 min",
+        90_000: "1 d 1 h",
+    }
+    assert {seconds: human_time(seconds) for seconds in lengths} == lengths
+
+
+@given(st.floats(0, 1e12))
+def test_any_length_of_time_can_be_told(seconds: float) -> None:
+    """What is told is within a fiftieth of what it was."""
+    size_s = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+    numbers, units = human_time(seconds).replace(",", "").split()[::2], human_time(seconds).split()[1::2]
+    told_s = sum(float(number) * size_s[unit] for number, unit in zip(numbers, units, strict=True))
+    assert abs(told_s - seconds) <= max(0.06, seconds / 50)
+
+
+def test_moments_are_told_in_utc() -> None:
+    """To the second; what no calendar holds is told as it is."""
+    assert utc(1_700_000_000) == "2023-11-14T22:13:20Z"
+    assert utc(10**15) == "1000000000000000 s"
+
+
+def test_a_file_that_went_to_the_trash_is_not_summed_up_as_deleted() -> None:
+    """It is still there, after all."""
+    assert settled_name(settled(outcome=Deleted("/1/a", existed=True, trash="/1/bin/a"))) == "trashed"
+    assert settled_name(settled(outcome=Deleted("/1/a", existed=True))) == "deleted"
+    assert settled_name(settled(outcome=Rejected("x", "y"), verb="bury")) == "buried"
 
 
 # --- forms -----------------------------------------------------------------------------------------------------

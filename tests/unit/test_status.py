@@ -178,10 +178,10 @@ def test_an_archived_object_is_set_aside_unless_it_is_there() -> None:
 
 
 def test_a_settling_object_is_waited_for() -> None:
-    """With the seconds that are left."""
+    """With the time that is left."""
     found = answer(PLAIN, None, route=Route("media", "123456", "web", settle_s=1060.0))
     assert (found.state, found.in_order) == ("settling", False)
-    assert "60 s" in found.hint
+    assert "1 min" in found.hint
 
 
 def test_an_encoded_object_is_forbidden_where_the_route_rejects_it() -> None:
@@ -195,7 +195,8 @@ def test_an_encoded_object_is_forbidden_where_the_route_rejects_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("waiting", "says"), [(7, "7 changes wait"), (0, "no change waits"), (None, "`s3nsync doctor`")]
+    ("waiting", "says"),
+    [(7, "7 changes wait or are"), (1, "1 change waits or is"), (0, "no change waits"), (None, "`s3nsync doctor`")],
 )
 def test_behind_says_what_to_do_by_what_the_queues_hold(waiting: int | None, says: str) -> None:
     """SQS cannot be asked about one key, only about all."""

@@ -150,16 +150,16 @@ def test_a_reader_that_left_ends_the_command_quietly() -> None:
 
 
 def test_progress_is_for_terminals_only() -> None:
-    """Nothing is drawn into pipes or beside JSON; on a terminal the title is seen, odd names and all."""
+    """Nothing is drawn into pipes or beside JSON; on a terminal title and words are seen, odd names and all."""
     quiet, machine, seen = Shown(), Shown(as_json=True, terminal=True), Shown(terminal=True)
     for shown in (quiet, machine, seen):
-        with shown.ui.progress("copying [x]", total=2) as advance:
-            advance()
-            advance(1, total=3, note="a[red]\x1b")
+        with shown.ui.progress("copying [x]") as show:
+            show("1 of 3 a[red]\x1b", 1, 3)
         assert not shown.out.getvalue()
     assert not quiet.err.getvalue()
     assert not machine.err.getvalue()
     assert "copying [x]" in seen.err.getvalue()
+    assert "a[red]\\x1b" in seen.err.getvalue()
 
 
 def test_the_processes_own_streams_are_the_default(capfd: pytest.CaptureFixture[str]) -> None:

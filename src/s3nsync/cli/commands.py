@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import structlog
 import typer
@@ -26,18 +24,15 @@ from rich.console import Console
 
 from s3nsync import __version__
 from s3nsync.app import App, assemble, resolve
-from s3nsync.cli import ns, sync, verify
-from s3nsync.cli.shell import AsJson, ConfigFile, finish, new_ui, parse_ref, run_async
+from s3nsync.cli import failed, ns, options, sync, verify
+from s3nsync.cli.shell import finish, new_ui, parse_ref, run_async, settings_of, tidy
 from s3nsync.cli.ui import Ui
-from s3nsync.config import load
-from s3nsync.errors import ConfigError
 from s3nsync.figures import human_bytes
 from s3nsync.health import Health, State, answering, look
 from s3nsync.lambda_zip import build
 from s3nsync.logs import configure, log_change
 from s3nsync.metrics import Metrics
 from s3nsync.model import Report
-from s3nsync.ops import failed
 from s3nsync.settings import Settings
 from s3nsync.worker import Worker
 
@@ -52,8 +47,7 @@ app = typer.Typer(
     add_completion=True,
 )
 app.add_typer(ns.app, name="ns")
-failed_app = typer.Typer(help="Read the dead-letter queue, and have what failed looked at again.", no_args_is_help=True)
-app.add_typer(failed_app, name="failed")
+app.add_typer(failed.app, name="failed")
 
 
 @app.callback(invoke_without_command=True)
@@ -67,17 +61,17 @@ def _root(*, version: Annotated[bool, typer.Option("--version", help="Show the v
 
 
 @app.command()
-def run(*, config: ConfigFile = None) -> None:
+def run(*, config: options.ConfigFile = None) -> None:
     """Replicate until stopped: what the container does. SIGTERM or Ctrl-C drains and leaves."""
     ui = new_ui()
-    finish(ui, lambda: run_async(_replicate(ui, load(config, os.environ), drain=False)))
+    finish(ui, lambda: run_async(_replicate(ui, settings_of(config), drain=False)))
 
 
 @app.command()
-def drain(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def drain(*, config: options.ConfigFile = None, as_json: options.AsJson = False) -> None:
     """Replicate until the live and bulk queues are empty, then leave."""
     ui = new_ui(as_json=as_json)
-    finish(ui, lambda: run_async(_replicate(ui, load(config, os.environ), drain=True)))
+    finish(ui, lambda: run_async(_replicate(ui, settings_of(config), drain=True)))
 
 
 async def _replicate(ui: Ui, settings: Settings, *, drain: bool) -> None:
@@ -171,7 +165,7 @@ def _stopping(stop: Callable[[], None], *, hard: bool = True) -> Iterator[None]:
 
 
 @app.command()
-def health(*, as_json: AsJson = False) -> None:
+def health(*, as_json: options.AsJson = False) -> None:
     """Ask this container's worker whether it is alive and working: 1 if not. `python -m s3nsync.health` is quicker."""
     ui = new_ui(as_json=as_json)
     finish(ui, lambda: _show_health(ui))
@@ -184,7 +178,7 @@ def _show_health(ui: Ui, name: str | None = None) -> int:
 
 
 @app.command()
-def doctor(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def doctor(*, config: options.ConfigFile = None, as_json: options.AsJson = False) -> None:
     """Look at everything that replication depends on, and say what to mend; exit code 1 if anything failed.
 
     Before anything is set up it wants no queues: region, bucket, CP code and account are enough.
@@ -194,7 +188,7 @@ def doctor(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
     ui = new_ui(as_json=as_json)
 
     async def show() -> int:
-        settings = load(config, os.environ, queues=False)
+        settings = settings_of(config, queues=False)
         ui.redact = configure("auto", "error", settings.secrets()).redact
         counts = dict.fromkeys(("ok", "warning", "failed"), 0)
         async for each in examine(settings):
@@ -212,8 +206,8 @@ def doctor(*, config: ConfigFile = None, as_json: AsJson = False) -> None:
 def status(
     urls: Annotated[list[str], typer.Argument(metavar="S3_URL...", help="Objects, such as s3://media/site/a.txt.")],
     *,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
+    config: options.ConfigFile = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Say whether objects are replicated and, if not, why.
 
@@ -226,7 +220,7 @@ def status(
 
     async def show() -> int:
         refs = [parse_ref(url) for url in urls]
-        settings = await resolve(load(config, os.environ))
+        settings = await resolve(settings_of(config))
         ui.redact = configure("auto", "error", settings.secrets()).redact
         async with assemble(settings, report=lambda _report: None) as parts:
             found = await examine(refs, parts, time.time)
@@ -241,127 +235,21 @@ app.command()(verify.verify)
 app.command()(sync.sync)
 
 
-# --- what failed -----------------------------------------------------------------------------------------------
-
-Patterns = Annotated[
-    list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Names to match, such as 's3://media/site/*'.")
-]
-Limit = Annotated[int, typer.Option(min=1, help="Entries to look at, at most.")]
-
-
-async def _sweep(
-    ui: Ui,
-    config: Path | None,
-    patterns: list[str] | None,
-    limit: int,
-    decide: Callable[[failed.Entry, App], Coroutine[object, object, Literal["keep", "remove"]]],
-) -> None:
-    """Show the entries that match, one after the other, with what was decided on each."""
-    settings = load(config, os.environ, accounts=False)
-    ui.redact = configure("auto", "error", settings.secrets()).redact
-    matched = 0
-    async with assemble(settings, report=lambda _report: None) as parts:
-
-        async def visit(entry: failed.Entry) -> Literal["keep", "remove"]:
-            if not failed.selected(entry, tuple(patterns or ())):
-                return "keep"
-            nonlocal matched
-            matched += 1
-            return await decide(entry, parts)
-
-        swept = await failed.sweep(parts.queues["dead"], visit, limit)
-    for name in swept.refused:
-        ui.say("kept", f"{name}: the dead-letter queue kept it, as its lease had ended: it is listed again", name=name)
-    counts = {"seen": swept.seen, "matched": matched, "removed": swept.removed}
-    ui.say("summary", ", ".join(f"{count} {name}" for name, count in counts.items()), **counts)
-
-
-@failed_app.command("list")
-def failed_list(
-    patterns: Patterns = None, *, limit: Limit = 1000, config: ConfigFile = None, as_json: AsJson = False
-) -> None:
-    """Show what could not be replicated, why, and since when; nothing is removed."""
-    ui = new_ui(as_json=as_json)
-
-    async def show(entry: failed.Entry, _parts: App) -> Literal["keep", "remove"]:
-        facts = entry.facts()
-        times = [_iso(facts[name]) for name in ("first_attempt_s", "last_attempt_s")]
-        tried = f"attempts: {facts['attempts'] or '?'}, first {times[0]}, last {times[1]}"
-        ui.say("failed", f"{entry.name}\n  {entry.reason}\n  {facts['hint']}\n  {tried}", **facts)
-        return "keep"
-
-    finish(ui, lambda: run_async(_sweep(ui, config, patterns, limit, show)))
-
-
-@failed_app.command("retry")
-def failed_retry(
-    patterns: Annotated[list[str], typer.Argument(metavar="PATTERN...", help="Names to match; '*' is all of them.")],
-    *,
-    limit: Limit = 1000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Have entries looked at again by the workers, through the bulk queue; they leave the dead-letter queue."""
-    ui = new_ui(as_json=as_json)
-    run_id = f"retry-{secrets.token_hex(8)}"
-
-    async def send(entry: failed.Entry, parts: App) -> Literal["keep", "remove"]:
-        bulk = parts.queues.get("bulk")
-        if bulk is None:
-            raise ConfigError("there is no bulk queue", hint="set queues.bulk: retried entries go there")
-        sent = bool(entry.changes) and (dry_run or await failed.retry(entry, bulk, run_id))
-        word = ("would be retried" if dry_run else "retried") if sent else "names no object: left here"
-        ui.say("retried", f"{entry.name}: {word}", name=entry.name, retried=sent and not dry_run)
-        return "remove" if sent and not dry_run else "keep"
-
-    finish(ui, lambda: run_async(_sweep(ui, config, patterns, limit, send)))
-
-
-@failed_app.command("drop")
-def failed_drop(
-    patterns: Annotated[list[str], typer.Argument(metavar="PATTERN...", help="Names to match; '*' is all of them.")],
-    *,
-    limit: Limit = 1000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Remove entries for good: their keys stay as they are on NetStorage until their next event."""
-    ui = new_ui(as_json=as_json)
-    if not (yes or dry_run):
-        typer.confirm(f"Remove the entries that match {' '.join(patterns)} for good?", abort=True, err=True)
-
-    async def drop(entry: failed.Entry, _parts: App) -> Literal["keep", "remove"]:
-        word = "would be dropped" if dry_run else "dropped"
-        ui.say("dropped", f"{entry.name}: {word}", name=entry.name, dropped=not dry_run)
-        return "keep" if dry_run else "remove"
-
-    finish(ui, lambda: run_async(_sweep(ui, config, patterns, limit, drop)))
-
-
-def _iso(moment_s: object) -> str:
-    if not isinstance(moment_s, int | float) or moment_s <= 0:
-        return "unknown"
-    return datetime.fromtimestamp(moment_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 # --- settings and packaging ------------------------------------------------------------------------------------
 
 
 @app.command("config")
-def show_config(*, config: ConfigFile = None) -> None:
+def show_config(*, config: options.ConfigFile = None) -> None:
     """Check the settings and show what is in force, as JSON; secrets are masked."""
     ui = new_ui()
-    finish(ui, lambda: typer.echo(json.dumps(load(config, os.environ).masked(), indent=2)))
+    finish(ui, lambda: typer.echo(json.dumps(settings_of(config).masked(), indent=2)))
 
 
 @app.command("lambda-zip")
 def lambda_zip(
     out: Annotated[Path, typer.Argument(help="The file to write.")] = Path("s3nsync-lambda.zip"),
     *,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write the intake function's archive: the same sources give the same bytes."""
     ui = new_ui(as_json=as_json)
@@ -383,7 +271,7 @@ def lambda_zip(
 
 
 @app.command()
-def demo(*, as_json: AsJson = False) -> None:
+def demo(*, as_json: options.AsJson = False) -> None:
     """Watch the whole pipeline at work on this machine, faults included, and see both sides proven identical."""
     ui = new_ui(as_json=as_json)
 
@@ -424,3 +312,6 @@ def emulate(context: typer.Context) -> None:
     from s3nsync.emulator.command import main as serve  # noqa: PLC0415 - no other verb needs it
 
     finish(new_ui(), lambda: serve(context.args, os.environ, program="s3nsync emulate"))
+
+
+tidy(app)

@@ -13,7 +13,7 @@ from typing import Protocol, Self
 from s3nsync.cli.ui import Ui
 from s3nsync.compare import Finding, Kind
 from s3nsync.errors import ConfigError
-from s3nsync.figures import human_bytes
+from s3nsync.figures import counted, human_bytes, human_time, utc
 from s3nsync.mapping import target_directory
 from s3nsync.model import Route
 from s3nsync.reconcile.verify import Tally
@@ -22,6 +22,7 @@ SHOWN = 20
 """Findings of one kind that people are shown; --json and --csv have all of them."""
 
 COLUMNS = ("kind", "bucket", "key", "path", "why", "s3_bytes", "s3_mtime", "s3_etag", "ns_bytes", "ns_mtime", "ns_md5")
+"""Of the CSV file, whose times are ISO 8601; in JSON they are Unix seconds, and named `s3_mtime_s` and `ns_mtime_s`."""
 
 
 class _Writer(Protocol):
@@ -63,7 +64,7 @@ class Teller:
         """Tell one finding."""
         row = _row(route, finding)
         if self._csv is not None:
-            self._csv.writerow(list(row.values()))
+            self._csv.writerow([_spelled(name, value) for name, value in row.items()])
         self._told[finding.kind] += 1
         if self._ui.as_json or self._told[finding.kind] <= SHOWN:
             self._ui.say("finding", f"{finding.kind:12} {finding.key}  ({finding.why})", **row)
@@ -85,12 +86,17 @@ def _row(route: Route, finding: Finding) -> dict[str, object]:
         "path": f"{target_directory(route)}/{finding.key[len(route.strip_prefix) :]}",
         "why": finding.why,
         "s3_bytes": source.size_bytes if source else None,
-        "s3_mtime": source.mtime_s if source else None,
+        "s3_mtime_s": source.mtime_s if source else None,
         "s3_etag": source.etag if source else None,
         "ns_bytes": target.size_bytes if target else None,
-        "ns_mtime": target.mtime_s if target else None,
+        "ns_mtime_s": target.mtime_s if target else None,
         "ns_md5": target.md5 if target else None,
     }
+
+
+def _spelled(name: str, value: object) -> object:
+    """Spell a value for a spreadsheet."""
+    return utc(value) if name.endswith("_s") and isinstance(value, int) else value
 
 
 def facts(tally: Tally, *, complete: bool) -> dict[str, object]:
@@ -122,13 +128,13 @@ def words(tally: Tally, seconds: float, *, complete: bool) -> str:
     verdict = VERDICTS[tally.verdict] if is_told else "Whether both sides agree is not told."
     same = ", ".join(f"{count:,} by {evidence}" for evidence, count in tally.same.items() if evidence != "directory")
     found = ", ".join(f"{count:,} {kind}" for kind, count in tally.findings.items() if count)
-    rate = f"{tally.source_objects / seconds:,.0f} a second" if seconds > 0 else ""
+    rate = f", {tally.source_objects / seconds:,.0f} objects a second" if seconds > 0 and tally.source_objects else ""
     settled = f" Gone at a second look: {tally.settled:,}." if tally.settled else ""
     ignored = f" Left out by the route: {tally.ignored:,}." if tally.ignored else ""
-    listed = f"S3 lists {tally.source_objects:,} objects, {human_bytes(tally.source_bytes)}"
+    listed = f"S3 lists {counted(tally.source_objects, 'object')}, {human_bytes(tally.source_bytes)}"
     lines = [
-        f"{listed}; NetStorage {tally.target_files:,} files. Same: {same or 'none'}.",
+        f"{listed}; NetStorage {counted(tally.target_files, 'file')}. Same: {same or 'none'}.",
         f"Found: {found or 'nothing'}.{settled}{ignored}",
-        f"{seconds:.1f} s, {rate}. {verdict}",
+        f"{human_time(seconds)}{rate}. {verdict}",
     ]
     return "\n".join([*lines, *(() if complete else ("Stopped before the end: this is what was seen so far.",))])

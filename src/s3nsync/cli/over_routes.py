@@ -11,40 +11,39 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
-
-import typer
 
 from s3nsync.app import App, assemble
 from s3nsync.cli.shell import parse_ref
-from s3nsync.cli.ui import Advance, Ui
+from s3nsync.cli.ui import Show, Ui
 from s3nsync.direct import Direct, idle_queues, working
 from s3nsync.errors import ConfigError
 from s3nsync.events import Burial
-from s3nsync.figures import human_bytes, settled_name
+from s3nsync.figures import counted, human_bytes, human_time, settled_name
 from s3nsync.model import Change, Copied, ObjectRef, Report, Route
 from s3nsync.reconcile.sides import Selection
 from s3nsync.settings import Settings
 
-RouteNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--route", metavar="ROUTE", help="Only this one: its number, bucket or bucket/prefix. May be repeated."
-    ),
-]
-Prefix = Annotated[str, typer.Option("--prefix", help="Only keys that begin so.")]
-Include = Annotated[
-    list[str] | None, typer.Option("--include", metavar="PATTERN", help="Only keys that match. May be repeated.")
-]
-Exclude = Annotated[
-    list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Not these keys. May be repeated; wins.")
-]
-Inventory = Annotated[
-    str,
-    typer.Option("--inventory", metavar="S3URL", help="The manifest.json of an S3 Inventory to read, not the listing."),
-]
-InProcess = Annotated[bool, typer.Option("--direct", help="Copy in this process; without it the workers do.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Which part of which routes is asked for, in the words of the options."""
+
+    routes: Sequence[str] | None
+    prefix: str
+    include: Sequence[str] | None
+    exclude: Sequence[str] | None
+    inventory: str
+    checksums: str = ""
+
+    def selection(self) -> Selection:
+        """Give what is selected; raises ConfigError."""
+        return Selection(
+            self.prefix,
+            tuple(self.include or ()),
+            tuple(self.exclude or ()),
+            ref_of(self.inventory),
+            ref_of(self.checksums),
+        )
 
 
 # --- where Changes go ------------------------------------------------------------------------------------------
@@ -78,9 +77,12 @@ class Hands:
         """Give the same in words."""
         if not self.outcomes:
             return ""
-        told = ", ".join(f"{count:,} {name}" for name, count in sorted(self.outcomes.items()))
-        checks = f"; {self.checks} unanswered writes were looked at again after the grace" if self.checks else ""
+        told = ", ".join(f"{count:,} {_IN_WORDS.get(name, name)}" for name, count in sorted(self.outcomes.items()))
+        checks = f"; looked at again after the grace: {counted(self.checks, 'unanswered write')}" if self.checks else ""
         return f"\nDone here: {told}, {human_bytes(self.copied_bytes)} copied{checks}."
+
+
+_IN_WORDS = {"trashed": "moved to the trash", "set_aside": "set aside", "lease_lost": "lost", "retry": "tried again"}
 
 
 async def _nothing(_changes: Sequence[Change] = ()) -> None:
@@ -92,7 +94,7 @@ async def open_hands(ui: Ui, settings: Settings, *, writes: bool, direct: bool) 
     """Open both sides and, if anything is to be written, the way there."""
     async with AsyncExitStack() as stack:
         if writes and direct:
-            yield await _directopen_hands(ui, settings, stack)
+            yield await _open_direct(ui, settings, stack)
             return
         idle = idle_queues(settings) if settings.queues is None else None
         app = await stack.enter_async_context(assemble(settings, report=lambda _report: None, in_memory=idle))
@@ -104,7 +106,7 @@ async def open_hands(ui: Ui, settings: Settings, *, writes: bool, direct: bool) 
         yield Hands(app, _nothing if bulk is None or not writes else bulk.send, _nothing, direct=False)
 
 
-async def _directopen_hands(ui: Ui, settings: Settings, stack: AsyncExitStack) -> Hands:
+async def _open_direct(ui: Ui, settings: Settings, stack: AsyncExitStack) -> Hands:
     hands: list[Hands] = []
 
     def report(settled: Report) -> None:
@@ -129,7 +131,8 @@ async def _directopen_hands(ui: Ui, settings: Settings, stack: AsyncExitStack) -
     def say_checks(count: int) -> None:
         hands[0].checks = count
         if count:
-            ui.note(f"{count} unanswered writes are looked at again after the grace ({settings.worker.grace_s} s)")
+            grace = human_time(settings.worker.grace_s)
+            ui.note(f"looked at again after the grace, in {grace} at most: {counted(count, 'unanswered write')}")
 
     hands.append(Hands(work.app, work.bulk.send, lambda: work.finished(say_checks), direct=True))
     return hands[0]
@@ -177,8 +180,8 @@ class Shown:
 @contextmanager
 def showing(ui: Ui, title: str, look: Callable[[], Shown]) -> Iterator[None]:
     """Show progress on a terminal for the length of the block: objects, bytes, rate and time left."""
-    with ui.progress(title) as advance:
-        ticking = asyncio.create_task(_tick(advance, look)) if ui.is_watched else None
+    with ui.progress(title) as show:
+        ticking = asyncio.create_task(_tick(show, look)) if ui.is_watched else None
         try:
             yield
         finally:
@@ -186,13 +189,21 @@ def showing(ui: Ui, title: str, look: Callable[[], Shown]) -> Iterator[None]:
                 ticking.cancel()
 
 
-async def _tick(advance: Advance, look: Callable[[], Shown]) -> None:
-    began_s, shown = time.monotonic(), 0
+async def _tick(show: Show, look: Callable[[], Shown]) -> None:
+    began_s = time.monotonic()
     while True:
-        await asyncio.sleep(TICK_S)
         now = look()
-        rate = now.objects / (time.monotonic() - began_s)
-        left = f", {(now.total - now.objects) / rate:.0f} s left" if now.total is not None and rate else ""
-        note = f"{human_bytes(now.size_bytes)}, {rate:,.0f} objects/s, {now.more}{left}"
-        advance(now.objects - shown, total=now.total, note=note)
-        shown = now.objects
+        show(progress_words(now, time.monotonic() - began_s), now.objects, now.total)
+        await asyncio.sleep(TICK_S)
+
+
+def progress_words(now: Shown, seconds: float) -> str:
+    """Tell how far things are after so many seconds: what matters most first, for a narrow terminal shows no more."""
+    rate = now.objects / seconds if seconds > 0 else 0.0
+    total = "" if now.total is None else f" of {now.total:,}"
+    parts = [f"{now.objects:,}{total} objects", human_bytes(now.size_bytes)]
+    if rate:
+        parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+    if now.total is not None and rate:
+        parts.append(f"{human_time((now.total - now.objects) / rate)} left")
+    return ", ".join([*parts, now.more])

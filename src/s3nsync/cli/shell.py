@@ -1,16 +1,19 @@
-"""What the verbs share: their common options, how they run, and the one look at the environment."""
+"""What the verbs share: how they begin, run and end, and the one look at the environment."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Coroutine
+from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import typer
 
 from s3nsync.app import relax_collector
+from s3nsync.cli import interrupts
 from s3nsync.cli.ui import Ui
 from s3nsync.config import load
 from s3nsync.errors import ConfigError
@@ -19,21 +22,15 @@ from s3nsync.settings import Settings
 
 T = TypeVar("T")
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="The TOML file; else S3NSYNC_CONFIG, else ./s3nsync.toml."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
-
 
 def new_ui(*, as_json: bool = False) -> Ui:
     """Give a command its face."""
     return Ui(as_json=as_json, debug=bool(os.environ.get("S3NSYNC_DEBUG")))
 
 
-def settings_of(config: Path | None) -> Settings:
-    """Read the settings, of somebody who may have no queues; ConfigError names every mistake."""
-    return load(config, os.environ, queues=False)
+def settings_of(config: Path | None, *, accounts: bool = True, queues: bool = True) -> Settings:
+    """Read the settings (`config.load`); ConfigError names every mistake."""
+    return load(config, os.environ, accounts=accounts, queues=queues)
 
 
 def parse_ref(url: str, *, example: str = "s3://bucket/key") -> ObjectRef:
@@ -45,16 +42,38 @@ def parse_ref(url: str, *, example: str = "s3://bucket/key") -> ObjectRef:
 
 
 def finish(ui: Ui, action: Callable[[], int | None]) -> None:
-    """Run a verb and leave with its exit code."""
-    raise typer.Exit(ui.run(action))
+    """Run a verb and leave with its exit code; Ctrl-C raises KeyboardInterrupt in it, and nowhere else."""
+    with interrupts.heard():
+        code = ui.run(action)
+    if code == interrupts.INTERRUPTED:
+        interrupts.leave()  # the ordinary end would wait for threads, and they for an answer of AWS, or a line of stdin
+    raise typer.Exit(code)
 
 
 def run_async(work: Coroutine[object, object, T]) -> T:
     """Run a coroutine to its end, on uvloop where it is installed; Ctrl-C cancels it."""
     relax_collector()
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
+        return runner.run(work)
+    finally:
+        if not isinstance(sys.exception(), KeyboardInterrupt):  # else see `finish`
+            runner.close()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop  # noqa: PLC0415 - optional: everything works without it
     except ImportError:
-        return asyncio.run(work)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+        return None
+    return uvloop.new_event_loop
+
+
+def tidy(app: typer.Typer) -> None:
+    """Have the help of every verb wrapped by the terminal alone: where its source breaks a line says nothing."""
+    for verb in app.registered_commands:
+        text = verb.help or (verb.callback and verb.callback.__doc__) or ""
+        verb.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in cleandoc(text).split("\n\n"))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            tidy(group.typer_instance)

@@ -10,31 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from s3nsync.app import resolve
-from s3nsync.cli.over_routes import (
-    DryRun,
-    Exclude,
-    Hands,
-    Include,
-    InProcess,
-    Inventory,
-    Prefix,
-    RouteNames,
-    Shown,
-    choose,
-    open_hands,
-    ref_of,
-    showing,
-)
-from s3nsync.cli.shell import AsJson, ConfigFile, finish, new_ui, run_async, settings_of
+from s3nsync.cli import options
+from s3nsync.cli.over_routes import Asked, Hands, Shown, choose, open_hands, showing
+from s3nsync.cli.shell import finish, new_ui, run_async, settings_of
 from s3nsync.cli.ui import Ui
 from s3nsync.compare import Scope
 from s3nsync.errors import ConfigError
-from s3nsync.figures import human_bytes
+from s3nsync.figures import counted, human_bytes, human_time
 from s3nsync.lanes import Bucket
 from s3nsync.logs import configure
 from s3nsync.model import Change, Route
@@ -46,25 +30,18 @@ from s3nsync.settings import Settings
 
 def sync(
     *,
-    routes: RouteNames = None,
-    prefix: Prefix = "",
-    include: Include = None,
-    exclude: Exclude = None,
-    newer_than: Annotated[
-        str, typer.Option(metavar="TIME", help="Only objects written since: 2026-01-31, with a time, or 36h, 7d ago.")
-    ] = "",
-    inventory: Inventory = "",
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Objects a second, at most.")] = None,
-    direct: InProcess = False,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            "--state", metavar="FILE", help="Without --direct: go on from here after a kill; gone at the end."
-        ),
-    ] = None,
-    dry_run: DryRun = False,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
+    routes: options.RouteNames = None,
+    prefix: options.Prefix = "",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    newer_than: options.NewerThan = "",
+    inventory: options.Inventory = "",
+    rate: options.Rate = None,
+    direct: options.Direct = False,
+    state: options.StateFile = None,
+    dry_run: options.DryRun = False,
+    config: options.ConfigFile = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Copy what was there before the events: all that NetStorage lacks, or has otherwise. Deletes nothing.
 
@@ -72,12 +49,12 @@ def sync(
     again: what was copied is found to be the same.
     """
     ui = new_ui(as_json=as_json)
+    asked = Asked(routes=routes, prefix=prefix, include=include, exclude=exclude, inventory=inventory)
 
     async def work() -> int:
         if direct and state is not None:
             raise ConfigError("--state is for the queue", hint="leave it out: with --direct, what was copied is seen")
-        settings = await resolve(settings_of(config))
-        selection = Selection(prefix, tuple(include or ()), tuple(exclude or ()), ref_of(inventory))
+        selection = asked.selection()
         plan = Plan(
             newer_than_s=_moment_s(newer_than, time.time()) if newer_than else None,
             pace=None if rate is None else Bucket(rate, time.monotonic()),
@@ -86,6 +63,7 @@ def sync(
             dry_run=dry_run,
             asked=f"{selection!r} newer than {newer_than or 'anything'}",
         )
+        settings = await resolve(settings_of(config, queues=False))
         return await Backfill(ui, settings, selection, plan).run(choose(settings.routes, routes or (), selection))
 
     finish(ui, lambda: run_async(work()))
@@ -112,16 +90,19 @@ class Backfill:
         self._settings = settings
         self._selection = selection
         self._plan = plan
-        ui.redact = configure(settings.log.format, "warning", settings.secrets()).redact
+        ui.redact = configure(settings.log.format, "warning", settings.secrets(), ui.log_stream).redact
         self._sent = Sent()
         self._began_s = time.monotonic()
         self._listed = False
+        self._resumed = False
 
     async def run(self, routes: Sequence[Route]) -> int:
         """Send what NetStorage lacks; with --direct, until it has it."""
         plan = self._plan
         run = f"sync-{secrets.token_hex(8)}"
         cursor = None if plan.state is None or plan.dry_run else Cursor(plan.state, run=run, asked=plan.asked)
+        if cursor is not None:
+            self._say_where(cursor, routes)
         await self._warn_of_wiring(routes)
         async with open_hands(self._ui, self._settings, writes=not plan.dry_run, direct=plan.direct) as hands:
             try:
@@ -137,6 +118,16 @@ class Backfill:
             cursor.done()
         self._tell(hands, complete=True)
         return 1 if hands.failures else 0
+
+    def _say_where(self, cursor: Cursor, routes: Sequence[Route]) -> None:
+        """Say of each route from where an earlier run is gone on with, if one is."""
+        for route in routes:
+            after = cursor.after(route)
+            if after:
+                self._resumed = True
+                where = f"s3://{route.bucket}/{after}"
+                text = f"Going on with an earlier run, by {self._plan.state}: after {where}"
+                self._ui.say("resumed", text, bucket=route.bucket, prefix=route.prefix, after=after)
 
     async def _one(self, route: Route, hands: Hands, cursor: Cursor | None, run: str) -> None:
         app = hands.app
@@ -173,7 +164,8 @@ class Backfill:
     def _progress(self, hands: Hands) -> Shown:
         sent = sum(self._sent.sent.values())
         if not self._plan.direct:
-            return Shown(self._sent.objects, self._sent.size_bytes, f"{sent:,} sent")
+            verb = "to be copied" if self._plan.dry_run else "sent"
+            return Shown(self._sent.objects, self._sent.size_bytes, f"{sent:,} {verb}")
         total = sent if self._listed else None
         return Shown(hands.done, hands.copied_bytes, f"{self._sent.objects:,} looked at", total)
 
@@ -183,6 +175,7 @@ class Backfill:
         data = {
             "complete": complete,
             "dry_run": self._plan.dry_run,
+            "resumed": self._resumed,
             "objects": sent.objects,
             "bytes": sent.size_bytes,
             "same": sent.same,
@@ -194,15 +187,32 @@ class Backfill:
             "seconds": round(seconds, 3),
             **hands.facts(),
         }
+        self._ui.say("summary", self._words(seconds) + hands.words() + ("" if complete else self._stopped()), **data)
+
+    def _words(self, seconds: float) -> str:
+        sent, count = self._sent, sum(self._sent.sent.values())
         verb = "to be copied" if self._plan.dry_run else "sent to be copied"
+        since = " after those of the earlier run" if self._resumed else ""
+        listed = f"S3 lists {counted(sent.objects, 'object')}{since}, {human_bytes(sent.size_bytes)}"
+        left_out = f" Left out: {sent.ignored:,}." if sent.ignored else ""
         skipped = ", ".join(f"{number:,} {kind}" for kind, number in sent.skipped.items())
-        text = (
-            f"S3 lists {sent.objects:,} objects, {human_bytes(sent.size_bytes)}; {sent.same:,} are there already.\n"
-            f"{count:,} {verb}, {human_bytes(sent.sent_bytes)}, in {seconds:.1f} s."
-            + (f" Not touched: {skipped}." if skipped else "")
-            + hands.words()
-        )
-        self._ui.say("summary", text if complete else f"{text}\nStopped before the end: run it again.", **data)
+        lines = [
+            f"{listed}; there already: {sent.same:,}.{left_out}",
+            f"{count:,} {verb}, {human_bytes(sent.sent_bytes)}, in {human_time(seconds)}."
+            + (f" Not touched: {skipped}." if skipped else ""),
+        ]
+        return "\n".join(lines)
+
+    def _stopped(self) -> str:
+        """Say how to go on after a stop before the end."""
+        state, direct = self._plan.state, self._plan.direct or self._plan.dry_run
+        if state is not None and not direct:
+            how = f"run it again with --state {state}, and it goes on from there"
+        elif direct:
+            how = "run it again, and what is there by then is passed over"
+        else:
+            how = "run it again; with --state FILE it could have gone on from there"
+        return f"\nStopped before the end: {how}."
 
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}

@@ -9,18 +9,22 @@ traceback unless S3NSYNC_DEBUG asks for it.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+from rich.table import Column
+from rich.text import Text
 
-from s3nsync.errors import S3nsyncError
+from s3nsync.cli.interrupts import INTERRUPTED
+from s3nsync.errors import ConfigError, S3nsyncError
 from s3nsync.figures import printable
 
 EXIT_CODES: Mapping[int, str] = {
@@ -34,10 +38,14 @@ EXIT_CODES: Mapping[int, str] = {
 }
 """Exit codes of every verb, for the documentation; an error's own is `exit_code` of its type."""
 
-INTERRUPTED = 130
+NOT_THERE = 4
 
-Advance = Callable[..., None]
-"""Moves the progress on: `advance(n, total=..., note=...)`, all optional."""
+Show = Callable[[str, float, float | None], None]
+"""Shows how far things are: `show(words, done, total)`; `total` is None as long as nobody knows it."""
+
+BAR_CHARS = 20
+BAR_FROM_CHARS = 80
+"""Narrower terminals have room for the words alone."""
 
 
 class Ui:
@@ -52,6 +60,7 @@ class Ui:
         self.redact: Callable[[str], str] = str  # the log's own, once the secrets are known
         self._stdout = stdout if stdout is not None else sys.stdout
         self._stderr = stderr if stderr is not None else sys.stderr
+        self._bar: Progress | None = None
 
     def say(self, kind: str, text: str, /, **data: object) -> None:
         """Give a result: `text` to people, or `kind` and `data` as JSON. Object names may stand in both as they are."""
@@ -84,21 +93,38 @@ class Ui:
         """Whether somebody looks at a terminal: then there is progress to be shown."""
         return not self.as_json and self._stderr.isatty()
 
+    @property
+    def log_stream(self) -> TextIO:
+        """Give standard error for the log, whose lines go above a progress bar and not across it."""
+        return cast("TextIO", _Log(self._stderr, self._line))  # as much of one as a log needs
+
     @contextmanager
-    def progress(self, title: str, total: float | None = None) -> Iterator[Advance]:
+    def progress(self, title: str) -> Iterator[Show]:
         """Show how far things are, on standard error and only if that is a terminal (and not with --json)."""
         if not self.is_watched:
-            yield _nowhere
+            yield lambda _words, _done, _total: None
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), console=Console(file=self._stderr), transient=True) as bar:
-            task = bar.add_task(title, total=total)
+        console = Console(file=self._stderr)
+        with Progress(*_columns(title, console.width), console=console, transient=True, refresh_per_second=4) as bar:
+            task = bar.add_task(title, total=None, words="")
+            self._bar = bar
+            try:
+                yield lambda words, done, total: bar.update(task, completed=done, total=total, words=printable(words))
+            finally:
+                self._bar = None
 
-            def advance(step: float = 1, *, total: float | None = None, note: str | None = None) -> None:
-                words = title if note is None else f"{title} {printable(note)}"
-                bar.update(task, advance=step, total=total, description=words.replace("[", r"\["))
-
-            yield advance
+    def ask(self, question: str) -> bool:
+        """Ask on the terminal (see `check_terminal`) whether to go on; all but a yes is no."""
+        bar = self._bar
+        if bar is not None:
+            bar.stop()
+        try:
+            self._stderr.write(f"{printable(question)} [y/N]: ")
+            self._stderr.flush()
+            return sys.stdin.readline().strip().lower() in {"y", "yes"}
+        finally:
+            if bar is not None:
+                bar.start()
 
     def run(self, action: Callable[[], int | None]) -> int:
         """Run a verb and give the process's exit code: the one place where failures end."""
@@ -114,15 +140,43 @@ class Ui:
         except Exception as error:  # noqa: BLE001 - the last one to catch: every failure ends as message and exit code
             return self.fail(error)
 
-    @staticmethod
-    def _line(stream: TextIO, text: str) -> None:
-        stream.write(text + "\n")
-        stream.flush()
+    def _line(self, stream: TextIO, text: str) -> None:
+        if self._bar is not None and stream.isatty():
+            self._bar.console.print(Text(text), soft_wrap=True)  # above it; beside it, both would be garbled
+        else:
+            stream.write(text + "\n")
+            stream.flush()
 
 
-def _nowhere(_step: float = 1, *, total: float | None = None, note: str | None = None) -> None:
-    """Advance nothing: nobody is looking."""
-    del total, note
+class _Log(io.TextIOBase):
+    """Writes lines where a Ui writes its own."""
+
+    def __init__(self, stream: TextIO, line: Callable[[TextIO, str], None]) -> None:
+        self._stream = stream
+        self._line = line
+
+    def write(self, text: str) -> int:
+        """Write lines."""
+        self._line(self._stream, text.removesuffix("\n"))
+        return len(text)
+
+    def isatty(self) -> bool:
+        """Say what the stream says."""
+        return self._stream.isatty()
+
+
+def check_terminal(hint: str) -> None:
+    """See that there is somebody to ask; raises ConfigError, with a hint on what to say instead."""
+    if not sys.stdin.isatty():
+        raise ConfigError("there is no terminal to ask on", hint=hint)
+
+
+def _columns(title: str, width: int) -> list[ProgressColumn]:
+    """Give the parts of a progress line: one line, however narrow the terminal; what has no room is cut off."""
+    words = Column(no_wrap=True, overflow="ellipsis")
+    bar = [BarColumn(BAR_CHARS)] if width >= BAR_FROM_CHARS else []
+    told = TextColumn("{task.fields[words]}", markup=False, table_column=words)
+    return [SpinnerColumn(), TextColumn(title, markup=False), *bar, told]
 
 
 def _verdict(error: BaseException) -> tuple[str, str, int]:

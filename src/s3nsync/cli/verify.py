@@ -5,38 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from s3nsync.app import resolve
+from s3nsync.cli import options
 from s3nsync.cli.findings import Teller, facts, words
-from s3nsync.cli.over_routes import (
-    DryRun,
-    Exclude,
-    Hands,
-    Include,
-    InProcess,
-    Inventory,
-    Prefix,
-    RouteNames,
-    Shown,
-    choose,
-    open_hands,
-    ref_of,
-    showing,
-)
-from s3nsync.cli.shell import AsJson, ConfigFile, finish, new_ui, run_async, settings_of
-from s3nsync.cli.ui import Ui
+from s3nsync.cli.over_routes import Asked, Hands, Shown, choose, open_hands, showing
+from s3nsync.cli.shell import finish, new_ui, run_async, settings_of
+from s3nsync.cli.ui import Ui, check_terminal
 from s3nsync.compare import Scope
 from s3nsync.errors import ConfigError, S3nsyncError
+from s3nsync.figures import counted, human_time
 from s3nsync.logs import configure
 from s3nsync.mapping import check_routes, target_directory
 from s3nsync.metrics import verified_line
@@ -56,81 +40,79 @@ class Repair:
 
     direct: bool
     cap: DeleteCap | None
+    trash: str
     ask: bool
     dry_run: bool
+
+    def check(self) -> None:
+        """See that the options go together, and that there is somebody to ask; raises ConfigError."""
+        if self.trash and not (self.direct and self.cap):
+            hint = "the workers trash by the route's setting"
+            raise ConfigError("--trash goes with --direct and --delete", hint=hint)
+        if self.ask:
+            check_terminal("say --yes, and files are deleted unasked; --dry-run shows which")
 
 
 def verify(
     *,
-    routes: RouteNames = None,
-    prefix: Prefix = "",
-    include: Include = None,
-    exclude: Exclude = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Ask S3 about every object; read and hash where need be.")
-    ] = False,
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Seconds a difference must be old to count; younger ones are looked at again.")
-    ] = 180.0,
-    inventory: Inventory = "",
-    checksums: Annotated[
-        str, typer.Option(metavar="S3URL", help="The manifest.json of a Batch Operations report with MD5 checksums.")
-    ] = "",
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write the findings to a CSV file, too.")
-    ] = None,
-    expect_empty: Annotated[
-        bool, typer.Option("--expect-empty", help="The bucket may list nothing though NetStorage holds files.")
-    ] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Have what is missing or different copied.")] = False,
-    direct: InProcess = False,
-    delete: Annotated[
-        bool, typer.Option("--delete", help="With --repair: have what is extra deleted, where the route deletes.")
-    ] = False,
-    max_delete: Annotated[int, typer.Option(min=0, help="Delete nothing if it were more files than this.")] = 100,
-    max_delete_percent: Annotated[
-        float, typer.Option(min=0, max=100, help="Nor if it were more of the route's files than this.")
-    ] = 10.0,
-    trash: Annotated[
-        str, typer.Option(metavar="DIR", help="With --direct: move to this directory of the CP code, do not delete.")
-    ] = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before files are deleted.")] = False,
-    dry_run: DryRun = False,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
+    routes: options.RouteNames = None,
+    prefix: options.Prefix = "",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    deep: options.Deep = False,
+    tolerance: options.Tolerance = 180.0,
+    inventory: options.Inventory = "",
+    checksums: options.Checksums = "",
+    csv_file: options.CsvFile = None,
+    expect_empty: options.ExpectEmpty = False,
+    repair: options.Repair = False,
+    direct: options.Direct = False,
+    delete: options.Delete = False,
+    max_delete: options.MaxDelete = 100,
+    max_delete_percent: options.MaxDeletePercent = 10.0,
+    trash: options.Trash = "",
+    yes: options.YesToDeletes = False,
+    dry_run: options.DryRun = False,
+    config: options.ConfigFile = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Prove that both sides agree, or list where they do not: 0 if they do, 1 if not, 5 if that cannot be told.
 
     With --repair: 0 if nothing is left to be mended but what was sent.
     """
     ui = new_ui(as_json=as_json)
+    asked = Asked(
+        routes=routes, prefix=prefix, include=include, exclude=exclude, inventory=inventory, checksums=checksums
+    )
+    care = Care(deep=deep, tolerance_s=tolerance, expect_empty=expect_empty)
+    mending = Repair(
+        direct=direct,
+        cap=DeleteCap(max_delete, max_delete_percent) if delete else None,
+        trash=trash,
+        ask=delete and not (yes or dry_run),
+        dry_run=dry_run,
+    )
 
-    async def work() -> int:
+    def work() -> int:
         if not repair and (direct or delete or trash or dry_run):
             raise ConfigError("--direct, --delete, --trash and --dry-run go with --repair")
-        if trash and not (direct and delete):
-            raise ConfigError(
-                "--trash goes with --direct and --delete", hint="the workers trash by the route's setting"
-            )
-        ask = delete and not (yes or dry_run)
-        if ask and not sys.stdin.isatty():
-            raise ConfigError("nobody can be asked before files are deleted", hint="say --yes, or --dry-run first")
-        settings = _with_trash(await resolve(settings_of(config)), trash)
-        selection = Selection(prefix, tuple(include or ()), tuple(exclude or ()), ref_of(inventory), ref_of(checksums))
-        care = Care(
-            deep=deep,
-            tolerance_s=tolerance,
-            metadata_mtime=settings.worker.mtime_from_metadata,
-            expect_empty=expect_empty,
-        )
-        cap = DeleteCap(max_delete, max_delete_percent) if delete else None
-        mending = Repair(direct=direct, cap=cap, ask=ask, dry_run=dry_run) if repair else None
-        chosen = choose(settings.routes, routes or (), selection)
-        with Teller(ui, csv_file) as teller:
-            run = Verification(ui, settings, selection=selection, care=care, teller=teller, repair=mending)
-            return await run.run(chosen)
+        return run_async(_verify(ui, config, asked, care=care, repair=mending if repair else None, csv_file=csv_file))
 
-    finish(ui, lambda: run_async(work()))
+    finish(ui, work)
+
+
+async def _verify(
+    ui: Ui, config: Path | None, asked: Asked, *, care: Care, repair: Repair | None, csv_file: Path | None
+) -> int:
+    if repair is not None:
+        repair.check()
+    selection = asked.selection()
+    settings = _with_trash(await resolve(settings_of(config, queues=False)), repair.trash if repair else "")
+    care = replace(care, metadata_mtime=settings.worker.mtime_from_metadata)
+    chosen = choose(settings.routes, asked.routes or (), selection)
+    with Teller(ui, csv_file) as teller:
+        run = Verification(ui, settings, selection=selection, care=care, teller=teller, repair=repair)
+        return await run.run(chosen)
 
 
 class Verification:
@@ -146,7 +128,7 @@ class Verification:
         self._care = care
         self._teller = teller
         self._repair = repair
-        self._sink = configure(settings.log.format, "warning", settings.secrets())
+        self._sink = configure(settings.log.format, "warning", settings.secrets(), ui.log_stream)
         ui.redact = self._sink.redact
         self._expected: int | None = None
         self._is_part = False
@@ -196,7 +178,7 @@ class Verification:
                 if mender is not None:
                     await mender.take(finding)
         if mender is not None:
-            await self._delete(mender, verifier.tally.target_files)
+            await self._delete(mender, route, verifier.tally.target_files)
             await mender.flush()
             self._sent.update(mender.sent)
             self._left.update(mender.left)
@@ -215,7 +197,7 @@ class Verification:
     def _mender(self, route: Route, hands: Hands) -> Mender | None:
         return None if self._repair is None else Mender(route, hands.send, run=self._run_id, cap=self._repair.cap)
 
-    async def _delete(self, mender: Mender, files: int) -> None:
+    async def _delete(self, mender: Mender, route: Route, files: int) -> None:
         """List what is to be deleted, ask, and have it deleted; or say why not."""
         assert self._repair is not None
         if not mender.extras:
@@ -224,22 +206,24 @@ class Verification:
         if refusal is not None:
             self._ui.say("refused", f"nothing is deleted: {refusal}", reason=refusal)
             return
+        trash = route.trash if route.deletes == "trash" else None
+        fate = "deleted" if trash is None else "moved to the trash"
         for each in mender.extras:
-            self._ui.say("delete", f"to be deleted: {each.key}", key=each.key)
-        if self._repair.ask and not await asyncio.to_thread(_confirmed, len(mender.extras)):
-            return
-        await mender.delete()
+            self._ui.say("delete", f"to be {fate}: {each.key}", key=each.key, trash=trash)
+        question = f"Have {counted(len(mender.extras), 'file')} {fate}?"
+        if not self._repair.ask or await asyncio.to_thread(self._ui.ask, question):
+            await mender.delete()
 
     def _say_wait(self, seconds: float, count: int) -> None:
-        what = "recent difference is" if count == 1 else "recent differences are"
-        self._ui.note(f"{count:,} {what} looked at again in {seconds:.0f} s (--tolerance)")
+        again = f"looked at again in {human_time(seconds)} (--tolerance)"
+        self._ui.note(f"{counted(count, 'recent difference')} to be {again}")
 
     def _progress(self) -> Shown:
         seen = self._total.source_objects + self._now.source_objects
         size_bytes = self._total.source_bytes + self._now.source_bytes
         found = sum(self._total.findings.values()) + sum(self._now.findings.values())
         total = None if self._expected is None else self._total.source_objects + self._expected
-        return Shown(seen, size_bytes, f"{found:,} findings", total if total and total >= seen else None)
+        return Shown(seen, size_bytes, counted(found, "finding"), total if total and total >= seen else None)
 
     def _tell(self, hands: Hands, *, complete: bool) -> None:
         seconds = time.monotonic() - self._began_s
@@ -250,7 +234,7 @@ class Verification:
             verb = "would be sent" if self._repair.dry_run else "sent"
             sent = ", ".join(f"{count:,} {kind}" for kind, count in self._sent.items())
             data["repair"] = {"sent": dict(self._sent), "dry_run": self._repair.dry_run, **hands.facts()}
-            text += f"\nRepair: {sent or 'nothing'} {verb}." + hands.words()
+            text += f"\nFor repair {verb}: {sent or 'nothing'}." + hands.words()
         self._ui.say("summary", text, **data)
         if complete and self._is_measured:
             self._sink.write(self._metric_line(seconds))
@@ -278,10 +262,6 @@ class Verification:
         if hands.failures or any(self._left[kind] for kind in ("missing", "extra", "different")):
             return 1
         return 5 if self._left["unverifiable"] else 0
-
-
-def _confirmed(count: int) -> bool:
-    return typer.confirm(f"Have these {count} files deleted?", err=True)
 
 
 def _with_trash(settings: Settings, trash: str) -> Settings:

@@ -26,6 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from s3nsync.app import App, assemble, resolve
 from s3nsync.direct import idle_queues
 from s3nsync.errors import S3nsyncError
+from s3nsync.figures import counted
 from s3nsync.mapping import target_directory
 from s3nsync.model import QueueName, Report, Route
 from s3nsync.netstorage import NetStorage
@@ -285,7 +286,7 @@ def judge_queue(name: QueueName, attributes: Mapping[str, str], *, grace_s: int,
     """Judge one queue by its attributes: what the protocol needs is failed, what costs speed or days a warning."""
     findings = [*_judge_fifo(name, attributes), *_judge_delay(name, attributes, grace_s)]
     if name == "dead":
-        findings += _judge_dead(attributes)
+        findings += [*_judge_dead(attributes), *_judge_letters(attributes)]
     else:
         findings += [*_judge_redrive(name, attributes), *_judge_visibility(name, attributes, lease_s)]
     waiting = attributes.get("ApproximateNumberOfMessages", "?")
@@ -325,6 +326,13 @@ def _judge_dead(attributes: Mapping[str, str]) -> Iterator[Finding]:
     if retention_s < DEAD_RETENTION_S:
         hint = "set its MessageRetentionPeriod to 1209600"
         yield Finding("warning", f"dead queue: forgets its entries after {retention_s // 86_400} days", hint)
+
+
+def _judge_letters(attributes: Mapping[str, str]) -> Iterator[Finding]:
+    count = int(attributes.get("ApproximateNumberOfMessages", "0"))
+    if count:
+        what = f"dead queue: holds {counted(count, 'message')} on changes that were not replicated"
+        yield Finding("warning", what, "`s3nsync failed list` says which, why, and what to do")
 
 
 def _judge_redrive(name: str, attributes: Mapping[str, str]) -> Iterator[Finding]:

@@ -68,8 +68,11 @@ def read(delivery: Delivery) -> Entry:
 
 
 def selected(entry: Entry, patterns: tuple[str, ...]) -> bool:
-    """Say whether an entry's name matches one of the shell-style patterns, or there are none."""
-    return not patterns or any(fnmatchcase(entry.name, pattern) for pattern in patterns)
+    """Say whether an entry's name is one of the patterns, or matches one as a shell's would; all do if there are none.
+
+    A name may hold what would be a pattern: `a[1].txt`.
+    """
+    return not patterns or entry.name in patterns or any(fnmatchcase(entry.name, each) for each in patterns)
 
 
 @dataclass(frozen=True, slots=True)

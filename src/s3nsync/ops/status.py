@@ -31,14 +31,13 @@ import asyncio
 import shlex
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 from s3nsync.app import App
 from s3nsync.compare import Evidence, Finding, SourceItem, TargetItem, look_closer
 from s3nsync.decide import Reject, Wait, decide, lost_metadata
 from s3nsync.errors import QueueError, S3nsyncError, SourceArchived
-from s3nsync.figures import human_bytes
+from s3nsync.figures import human_bytes, human_time, utc
 from s3nsync.mapping import FolderMarker, OutOfScope, Placed, Placement, Refused, place
 from s3nsync.model import Gone, ObjectRef, Route, SourceInfo
 from s3nsync.netstorage import Entry
@@ -183,7 +182,7 @@ def _why_not(seen: Seen, route: Route, source: SourceInfo | Gone, finding: Findi
     action = decide(route, source, None, buffered=False, metadata_mtime=False, now_s=now_s)
     if isinstance(action, Wait):
         reason = f"{finding.why}: {action.reason}"
-        return Status(seen, "settling", reason, f"look again in {action.after_s:.0f} s", since_s=since_s)
+        return Status(seen, "settling", reason, f"look again in {human_time(action.after_s)}", since_s=since_s)
     if isinstance(action, Reject):
         return Status(seen, "forbidden", action.reason, action.hint, since_s=since_s)
     if finding.needs:
@@ -230,7 +229,8 @@ def _hint_of(seen: Seen) -> str:
     if seen.unreadable is not None:
         return seen.unreadable.hint
     if seen.waiting:
-        return f"{seen.waiting} changes wait or are being worked on: look again soon; {_DOCTOR}"
+        waits = "1 change waits or is" if seen.waiting == 1 else f"{seen.waiting:,} changes wait or are"
+        return f"{waits} being worked on: look again soon; {_DOCTOR}"
     return f"no change waits: {_DOCTOR}" if seen.waiting == 0 else _DOCTOR
 
 
@@ -393,7 +393,7 @@ def words(found: Status) -> str:
     if found.hint:
         lines.append(f"  to do       {found.hint}")
     if found.since_s is not None:
-        lines.append(f"  since       {_moment(found.since_s)}")
+        lines.append(f"  since       {utc(found.since_s)}")
     if seen.source is not None:
         lines.append(f"  S3          {', '.join(_told(_source_facts(seen.source)))}")
     if isinstance(seen.placement, Placed | FolderMarker):
@@ -410,12 +410,8 @@ def _told(side: dict[str, object] | None) -> Iterator[str]:
         if name == "checksums" and isinstance(value, dict):
             yield from (f"{algorithm} {digest}" for algorithm, digest in value.items())
         elif name == "size_bytes" and isinstance(value, int):
-            yield f"{value} B" if value < 1024 else f"{value} B ({human_bytes(value)})"
+            yield f"{value:,} B" if value < 1024 else f"{value:,} B ({human_bytes(value)})"
         elif name.endswith("_s") and isinstance(value, int):
-            yield f"{'written' if name.startswith('last') else 'time'} {_moment(value)}"
+            yield f"{'written' if name.startswith('last') else 'time'} {utc(value)}"
         elif value is not None:
             yield str(value) if name in {"error", "type"} else f"{name.replace('_', ' ')} {value}"
-
-
-def _moment(moment_s: float) -> str:
-    return datetime.fromtimestamp(moment_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

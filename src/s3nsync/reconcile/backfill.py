@@ -135,7 +135,7 @@ class Cursor:
         """Read the file if there is one, and take up its run; else begin one by this id.
 
         `asked` words what the run is of: going on with another selection would pass keys over. ConfigError if the file
-        is damaged, or another run's.
+        is damaged, or another run's, or cannot be written.
         """
         self._path = path
         self._asked = asked
@@ -143,6 +143,11 @@ class Cursor:
         self._after: dict[str, str] = {}
         if path.exists():
             self._read()
+        try:
+            self._write()
+        except OSError as error:
+            problem = f"{path}: cannot be written: {error.strerror}"
+            raise ConfigError(problem, hint="name a file that may be written and replaced") from None
 
     def _read(self) -> None:
         hint = "name another file, or remove this one: the run then begins at the beginning"
@@ -162,6 +167,9 @@ class Cursor:
     def reached(self, route: Route, key: str) -> None:
         """Write down that everything up to a key was sent; whole, or as it was before."""
         self._after[str(route)] = key
+        self._write()
+
+    def _write(self) -> None:
         draft = self._path.with_name(self._path.name + ".new")
         draft.write_text(json.dumps({"run": self.run, "asked": self._asked, "after": self._after}))
         draft.replace(self._path)
