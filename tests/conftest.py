@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterator
 
 import pytest
 
 import aws_emulator
-import s3nsync
-
-# Hypothesis draws some of its values from the literals in whatever modules are loaded. All of ours are, from the start:
-# else its examples would depend on which tests of others ran before in the same process.
-for _module in pkgutil.walk_packages(s3nsync.__path__, "s3nsync."):
-    if not _module.name.endswith("__main__"):
-        importlib.import_module(_module.name)
 
 
 @pytest.fixture(scope="session")
