@@ -67,11 +67,11 @@ def test_unchanged_needs_size_md5_and_mtime() -> None:
         "size, md5 and mtime are already what would be written", unchanged=True
     )
     different = [
-        replace(ENTRY, size_bytes=6),
-        replace(ENTRY, md5="0" * 32),
-        replace(ENTRY, mtime_s=1),
-        replace(ENTRY, type="dir"),
-        replace(ENTRY, md5=None),
+        ENTRY._replace(size_bytes=6),
+        ENTRY._replace(md5="0" * 32),
+        ENTRY._replace(mtime_s=1),
+        ENTRY._replace(type="dir"),
+        ENTRY._replace(md5=None),
     ]
     for entry in different:
         assert isinstance(_decide(ROUTE, INFO, entry), Upload), entry

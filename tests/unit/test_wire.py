@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict
 from email.utils import formatdate
 from pathlib import Path
 from typing import TypedDict
@@ -250,14 +249,14 @@ def test_the_key_is_needed_and_never_shown() -> None:
 @pytest.mark.parametrize("vector", VECTORS["pages"], ids=lambda v: v["xml"][-40:])
 def test_pages_match_the_vectors(vector: PageVector) -> None:
     """Listings are read whole, wherever they are cut into chunks."""
-    expected = [asdict(Entry("", "file")) | entry for entry in vector["entries"]]
+    expected = [Entry("", "file")._asdict() | entry for entry in vector["entries"]]
     raw = vector["xml"].encode()
     for size in (1, 7, len(raw)):
         reader = XmlReader("test")
         for at in range(0, len(raw), size):
             reader.feed(raw[at : at + size])
         page = reader.page()
-        assert [asdict(entry) for entry in page.entries] == expected
+        assert [entry._asdict() for entry in page.entries] == expected
         assert page.resume == vector["resume"]
 
 

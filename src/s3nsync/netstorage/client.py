@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TypeVar
 
 from s3nsync.errors import BadAnswer, ConfigError, TargetConflict, TargetMissing, TargetRefused
@@ -207,7 +206,7 @@ class NetStorage:
             return None
         ranked = sorted(page.entries, key=lambda entry: (entry.type == "dir") != path.endswith("/"))
         if ranked and "//" in path:  # servers differ in how they tell empty parts: only the question is exact
-            return replace(ranked[0], path=path.removesuffix("/"))
+            return ranked[0]._replace(path=path.removesuffix("/"))
         return ranked[0] if ranked else None
 
     async def du(self, path: str) -> Usage:

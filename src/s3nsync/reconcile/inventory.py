@@ -35,7 +35,7 @@ from s3nsync.compare import Batches, SourceItem, order
 from s3nsync.decide import MD5_ETAG
 from s3nsync.errors import ConfigError, SourceCorrupt
 from s3nsync.model import Gone, ObjectRef
-from s3nsync.reconcile.listing.s3 import unquoted
+from s3nsync.reconcile.listing.page import unquoted
 from s3nsync.reconcile.listing.spill import IN_MEMORY_ITEMS, Sorter
 from s3nsync.s3 import S3
 

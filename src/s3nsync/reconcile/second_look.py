@@ -21,7 +21,7 @@ from s3nsync.body import OpenObject
 from s3nsync.compare import SourceItem, order
 from s3nsync.errors import S3nsyncError
 from s3nsync.model import Gone, ObjectRef, SourceInfo
-from s3nsync.reconcile.listing.s3 import read_page
+from s3nsync.reconcile.listing.page import read_page
 from s3nsync.s3 import S3
 
 WAIT_S = 0.02

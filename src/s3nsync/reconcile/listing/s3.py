@@ -7,8 +7,8 @@ boundary up to and with the next: wherever the boundaries lie, and whatever chan
 told twice. A bucket of one page costs one request.
 
 Keys are asked for URL-encoded: XML 1.0 has no way to write most control characters; whether they are is read from the
-answer, for not every S3 does it. Pages are read whole, by expat; one
-that is cut short or refused (503 SlowDown) is asked for again, with back-off.
+answer, for not every S3 does it. Pages are read whole (`page`); one that is cut short or refused (503 SlowDown) is
+asked for again, with back-off.
 
 Source: ListObjectsV2 in the Amazon S3 API Reference.
 """
@@ -19,16 +19,12 @@ import asyncio
 import itertools
 import re
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from urllib.parse import unquote_to_bytes
-from xml.parsers import expat
+from collections.abc import AsyncGenerator, Sequence
 
 from s3nsync.compare import SourceItem, order
-from s3nsync.decide import MD5_ETAG
 from s3nsync.errors import BadAnswer
 from s3nsync.reconcile.listing.ahead import in_order
+from s3nsync.reconcile.listing.page import ListingPage, read_page
 from s3nsync.reconcile.listing.patience import Patience
 from s3nsync.reconcile.listing.spill import by_key
 from s3nsync.s3 import S3
@@ -42,16 +38,6 @@ BOUNDARIES = 2_000
 STRETCH_PAGES = 8
 """Pages that a stretch should have, by the density of the first page: each costs a page more than it
 has, to see its end, and only as many as are read ahead come side by side."""
-
-
-@dataclass(slots=True)
-class ListingPage:
-    """One page of ListObjectsV2; `prefixes` are the common ones, `token` asks for the next page."""
-
-    items: list[SourceItem] = field(default_factory=list)
-    prefixes: list[str] = field(default_factory=list)
-    truncated: bool = False
-    token: str = ""
 
 
 async def list_bucket(
@@ -175,6 +161,9 @@ class _Lister:
         raise AssertionError(prefix)
 
 
+_STRAY = re.compile("[\udc80-\udcff]")
+
+
 def _as_text(key: str) -> str:
     """Give the key, or one before it and behind most others: a name from NetStorage need not be UTF-8, S3's keys are.
 
@@ -182,103 +171,3 @@ def _as_text(key: str) -> str:
     """
     text, *rest = _STRAY.split(key, maxsplit=1)
     return f"{text}\x7f" if rest else text
-
-
-# --- reading a page --------------------------------------------------------------------------------------------
-
-_QUOTED = re.compile("[%+]")
-_STRAY = re.compile("[\udc80-\udcff]")
-_OF_THE_PAGE = frozenset({"IsTruncated", "NextContinuationToken", "EncodingType"})
-
-
-def read_page(document: bytes, bucket: str) -> ListingPage:
-    """Read one answer to ListObjectsV2; BadAnswer for anything else."""
-    reader = _PageReader()
-    try:
-        reader.parser.Parse(document, True)  # noqa: FBT003 -- expat's own signature
-        return reader.page()
-    except (expat.ExpatError, KeyError, ValueError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise BadAnswer(f"listing bucket {bucket}: the page cannot be read: {why}", sent=True) from error
-
-
-class _PageReader:
-    """Collects the text of elements by name, a dictionary for each of <Contents>.
-
-    There are seven elements an object, so each call from expat counts. None is made where an element begins: what
-    stands between elements comes before the next one's text and is stripped off. No value begins or ends in white
-    space, because keys are encoded; where a server did not encode them, elements must follow each other closely.
-    """
-
-    def __init__(self) -> None:
-        self._root = ""
-        self._objects: list[dict[str, str]] = []
-        self._prefixes: list[str] = []
-        self._page: dict[str, str] = {}
-        self._said: dict[str, str] = {}
-        self._text = ""
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartDoctypeDeclHandler = self._on_doctype
-        self.parser.StartElementHandler = self._on_root
-        self.parser.EndElementHandler = self._on_end
-        self.parser.CharacterDataHandler = self._on_text
-
-    def page(self) -> ListingPage:
-        """Give what was read; ValueError when it is no listing, KeyError when it does not say whether there is more."""
-        if self._root != "ListBucketResult":
-            raise ValueError(f"its root is <{self._root}>")
-        key_of = unquoted if self._page.get("EncodingType", "").strip() == "url" else _as_it_is
-        return ListingPage(
-            [_item(each, key_of) for each in self._objects],
-            [key_of(each) for each in self._prefixes],
-            self._page["IsTruncated"].strip() == "true",
-            self._page.get("NextContinuationToken", "").strip(),
-        )
-
-    def _on_doctype(self, *_: object) -> None:
-        raise ValueError("it has a document type declaration, which S3 never sends")
-
-    def _on_root(self, name: str, _attributes: dict[str, str]) -> None:
-        self._root = name
-        self.parser.StartElementHandler = None
-
-    def _on_text(self, text: str) -> None:
-        self._text += text
-
-    def _on_end(self, name: str) -> None:
-        if name == "Contents":
-            self._objects.append(self._said)
-            self._said = {}
-        elif name == "CommonPrefixes":
-            self._prefixes.append(self._said.pop("Prefix"))
-        elif name in _OF_THE_PAGE:
-            self._page[name] = self._text
-        else:
-            self._said[name] = self._text
-        self._text = ""
-
-
-def _item(said: dict[str, str], key_of: Callable[[str], str]) -> SourceItem:
-    etag = said.get("ETag", "").strip('" \r\n\t')
-    return SourceItem(
-        key_of(said["Key"]),
-        int(said["Size"]),
-        int(datetime.fromisoformat(said["LastModified"].strip()).timestamp()),
-        etag,
-        None,
-        etag if MD5_ETAG.fullmatch(etag) else None,
-        said.get("StorageClass", "").strip(),
-    )
-
-
-def unquoted(text: str) -> str:
-    """Give a key that S3 wrote URL-encoded, the way of a form: in listings, inventories and reports alike."""
-    text = text.strip()
-    if not _QUOTED.search(text):
-        return text
-    return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "surrogateescape")
-
-
-def _as_it_is(text: str) -> str:
-    return text

@@ -1,0 +1,123 @@
+"""Finding the plain files of a listing by one regular expression, and leaving all else to expat.
+
+Listings of millions are nearly nothing but `<file type="file" …/>`, worded alike. Such elements are found by one
+pattern, which gives their values column by column, in a quarter of the time that expat takes for them; the document
+without them goes to expat, in the same order, so that what is no listing is found out as before.
+
+That is right only if the pattern sees what expat would see: whole elements, directly in the root, outside of comments
+and CDATA sections. So it is used as long as everything so far was the root's start and elements without content. At
+the first sign of anything else, the rest of the document is expat's alone.
+
+In which order the attributes come is not documented, and differs between actions; it is read from the first file of
+each chunk. Names that XML escapes or that are not ASCII are expat's business, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+LONGEST_ELEMENT = 8_192
+"""Characters without the end of an element, after which expat gets them: a name may have some 3,000, escaped."""
+
+
+class PlainFiles(NamedTuple):
+    """Values of some files, a column each, as the document has them; None is a column that the files lack."""
+
+    names: Sequence[str]
+    sizes: Sequence[str] | None
+    mtimes: Sequence[str] | None
+    md5s: Sequence[str] | None
+
+
+class PlainReader:
+    """Parts a document that comes in chunks: `take` gets the plain files, `parse` all else, both in its order."""
+
+    def __init__(self, parse: Callable[[bytes], None], take: Callable[[PlainFiles], None]) -> None:
+        """Begin; what `parse` raises goes through."""
+        self._parse = parse
+        self._take = take
+        self._text = ""
+        self._is_inside = False
+        self._is_off = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Read on; the end of the chunk waits for the next one, if an element may be cut there."""
+        if self._is_off:
+            self._parse(chunk)
+            return
+        # Latin-1 has a character for each byte; only ASCII is ever looked at, and the rest goes on as it came.
+        self._text += chunk.decode("latin-1")
+        end = self._text.rfind("/>") + 2
+        if end >= 2:
+            self._read(self._text[:end], self._text[end:])
+        elif len(self._text) > LONGEST_ELEMENT:
+            self._leave_to_parser()
+
+    def finish(self) -> None:
+        """Pass on what waits."""
+        self._leave_to_parser()
+
+    def _leave_to_parser(self) -> None:
+        text, self._text, self._is_off = self._text, "", True
+        self._parse(text.encode("latin-1"))
+
+    def _read(self, text: str, rest: str) -> None:
+        head = None if self._is_inside else _HEAD.match(text)
+        begin = 0 if head is None else head.end()
+        pattern = _pattern_for(text)
+        parts: list[str] = [text[begin:]] if pattern is None else pattern.split(text[begin:])
+        step = 1 if pattern is None else pattern.groups + 1
+        others = [at for at in range(0, len(parts), step) if parts[at]]
+        if not (self._is_inside or head) or not all(_OTHERS.fullmatch(parts[at]) for at in others):
+            self._leave_to_parser()
+            return
+        self._text, self._is_inside = rest, True
+        self._parse(text[:begin].encode("latin-1"))
+        done = 0
+        for at in others:
+            self._pass_on(parts[done:at], pattern)
+            self._parse(parts[at].encode("latin-1"))
+            done = at
+        self._pass_on(parts[done:], pattern)
+
+    def _pass_on(self, parts: Sequence[str], pattern: re.Pattern[str] | None) -> None:
+        """Hand over the files in a slice of what `split` gave."""
+        if pattern is None or len(parts) <= 1:
+            return
+        step = pattern.groups + 1
+        column = {name: parts[at::step] for name, at in pattern.groupindex.items()}
+        self._take(PlainFiles(column["name"], column.get("size"), column.get("mtime"), column.get("md5")))
+
+
+_HEAD = re.compile(r'(?:<\?xml [^<>?]*\?>)?\s*<(?:stat|list)(?: [a-z_0-9]+="[^"<>]*")*>')
+_OTHERS = re.compile(r'(?:\s*<[a-z-]+(?: [a-z_0-9]+="[^"<]*")*/>)*\s*')
+_FIRST = re.compile(r'<file(?=[^<>]* type="file")((?: [a-z0-9]+="[^"<&]*")+)/>')
+_NAME = re.compile(" ([a-z0-9]+)=")
+_VALUES = {
+    "type": ' type="file"',
+    "name": ' name="(?P<name>[ !#-%\'-;=?-~]+)"',  # printable ASCII without what XML gives a meaning
+    "size": ' size="(?P<size>[0-9]{1,18})"',
+    "mtime": ' mtime="(?P<mtime>[0-9]{1,18})"',
+    "md5": ' md5="(?P<md5>[0-9A-Fa-f]{32})"',
+}
+
+
+def _pattern_for(text: str) -> re.Pattern[str] | None:
+    """Give the pattern of files worded like the first one; None where that one is not plain."""
+    first = _FIRST.search(text)
+    return None if first is None else _pattern(first[1])
+
+
+def _pattern(attributes: str) -> re.Pattern[str] | None:
+    # The values are cut out first: a name may look like an attribute.
+    return _compiled(tuple(_NAME.findall(re.sub(r'"[^"]*"', "", attributes))))
+
+
+@lru_cache(maxsize=64)
+def _compiled(order: tuple[str, ...]) -> re.Pattern[str] | None:
+    if not {"type", "name"} <= set(order) <= set(_VALUES) or len(set(order)) < len(order):
+        return None
+    return re.compile(r"\s*<file" + "".join(map(_VALUES.__getitem__, order)) + "/>")
