@@ -9,7 +9,8 @@ MINISTACK_VENV := .venv-ministack
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MINISTACK_READY := $(MINISTACK_VENV)/.ready
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP_ARGS := install --quiet --disable-pip-version-check
+PIP_INSTALL := -m pip $(PIP_ARGS)
 UV_COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header
 ARGS ?=
@@ -157,6 +158,19 @@ $(VENV)/.locked: requirements/dev.txt | .python
 
 $(READY): $(VENV)/.locked pyproject.toml
 	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What the bench's clients run on, ours and the others: the Python that is named by PYTHON=, or an optimised one that is found.
+.PHONY: .always
+
+.cache/bench-python: .always | .python
+	@mkdir -p $(@D)
+	@$(PYTHON) bench/interpreter.py $@ $(if $(filter command environment,$(firstword $(origin PYTHON))),--named $(PYTHON))
+
+.venv-bench/.ready: requirements/bench.txt requirements/runtime.txt .cache/bench-python $(READY)
+	$$(cat .cache/bench-python) -m venv --clear --without-pip .venv-bench
+	$(BIN)/python -m pip --python .venv-bench/bin/python $(PIP_ARGS) --require-hashes -r requirements/bench.txt \
+		-r requirements/runtime.txt
 	@touch $@
 
 # Tools that pin what we need in other versions live in environments of their own, each named after its lock.

@@ -1,8 +1,9 @@
 """The programs that are compared, each run as a process of its own and watched from outside.
 
 A client copies what is in a bucket of the source to the sink until it is through, or until its time is up; what it did
-by then is counted at the sink. CPU seconds are the client's own, user and system: of the whole process where it is C or
-Go, without start and imports where it is Python, and for our worker those between a tenth and nine tenths of the work.
+by then is counted at the sink. Whatever is written in Python runs on the same one (interpreter.py). CPU seconds are the
+client's own, user and system: of the whole process where it is C or Go, without start and imports where it is Python,
+and for our worker those between a tenth and nine tenths of the work.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from bench.stand_ins import (
-    CPCODE,
     KEY,
     REGION,
     ROOT,
@@ -32,11 +31,15 @@ from bench.stand_ins import (
     queue,
 )
 
-BENCH_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+"""What every client written in Python runs on; it has what s3nsync needs, boto3 and Akamai's kit."""
 LIMIT_S = 20.0
 PACED_S = 8.0
 LOOK_S = 0.05
-WRK_S = 2
+WRK_S = 1
+AT_ONCE_PER_S = 1e6
+STARTED_S = 0.3
+"""A started worker has nothing more to do when it has used so much CPU, and uses no more."""
 
 GET_LUA = """
 local n = 0
@@ -106,8 +109,9 @@ def _run(command: Sequence[str], env: Mapping[str, str], limit_s: float = LIMIT_
 
 def _plain_environment() -> dict[str, str]:
     """Give this process's environment without what would turn a client's head."""
-    heads = ("AWS_", "NS_", "S3NSYNC", "RCLONE_", "REQUESTS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-    return {name: value for name, value in os.environ.items() if not name.upper().startswith(heads)}
+    heads = ("PYTHON", "AWS_", "NS_", "S3NSYNC", "RCLONE_", "REQUESTS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    plain = {name: value for name, value in os.environ.items() if not name.upper().startswith(heads)}
+    return {**plain, "PYTHONPATH": str(ROOT / "src")}
 
 
 # --- ours ------------------------------------------------------------------------------------------------------
@@ -115,27 +119,42 @@ def _plain_environment() -> dict[str, str]:
 
 def worker(servers: Servers, site: Site, case: Case, *, in_flight: int | None = None) -> Measure:
     """Run `s3nsync run` with its default settings on a full queue."""
-    with queue(servers, case, filled=case.count) as filled, _worker(servers, site, case, in_flight) as process:
-        del filled
-        looks = _look_until_done(servers, case, process)
+    more = {"S3NSYNC_WORKER_MAX_IN_FLIGHT": str(in_flight)} if in_flight else {}
+    with queue(servers, case, filled=case.count), _worker(servers, site, case, more) as process:
+        looks = _look_until_done(servers, case.count, [process])
         time.sleep(0.3)  # the last acks
         peak_bytes = peak_bytes_of(process.pid)
     first, last = _middle(looks, case.count)
     return Measure(last[2] - first[2], last[1] - first[1], last[0] - first[0], peak_bytes)
 
 
-def worker_on_one(servers: Servers, site: Site, case: Case) -> Measure:
-    """Let an idle `s3nsync run` have the objects of the case: for few and large ones."""
+def worker_on_one(servers: Servers, site: Site, case: Case, *, streams: int = 1) -> Measure:
+    """Let an idle `s3nsync run` have the objects of the case, for few and large ones; read by so many GETs at once."""
     with (
-        queue(servers, case, filled=0, per_s=1000.0, count=case.count) as stream,
-        _worker(servers, site, case) as process,
+        queue(servers, case, filled=0, per_s=AT_ONCE_PER_S, count=case.count) as stream,
+        _worker(servers, site, case, {"S3NSYNC_WORKER_RANGED_READS": str(streams)}) as process,
     ):
         _until_idle(process)
         cpu_s, wall_s = cpu_s_of(process.pid), time.perf_counter()
         stream.stream()
-        looks = _look_until_done(servers, case, process)
+        looks = _look_until_done(servers, case.count, [process])
         time.sleep(0.3)
         return Measure(case.count, cpu_s_of(process.pid) - cpu_s, looks[-1][0] - wall_s, peak_bytes_of(process.pid))
+
+
+def rate_of_workers(servers: Servers, site: Site, case: Case, *, workers: int, in_flight: int, count: int) -> float:
+    """Let idle workers share so many Changes; give the objects a second while all of them were busy."""
+    more = {"S3NSYNC_WORKER_MAX_IN_FLIGHT": str(in_flight)}
+    with ExitStack() as stack:
+        stream = stack.enter_context(queue(servers, case, filled=0, per_s=AT_ONCE_PER_S, count=count))
+        processes = [stack.enter_context(_worker(servers, site, case, more, number)) for number in range(workers)]
+        for process in processes:
+            _until_idle(process)
+        stream.stream()
+        _look_until_done(servers, count, processes)
+    done_s = sorted(line.at_s for line in servers.lines("sink") if line.method == "PUT")
+    first, last = int(0.2 * count), int(0.9 * count)
+    return (last - first) / (done_s[last] - done_s[first])
 
 
 def lags_s(servers: Servers, site: Site, case: Case, *, per_s: float, count: int) -> list[float]:
@@ -143,7 +162,7 @@ def lags_s(servers: Servers, site: Site, case: Case, *, per_s: float, count: int
     with queue(servers, case, filled=0, per_s=per_s, count=count) as stream, _worker(servers, site, case) as process:
         _until_idle(process)
         sent_s = stream.stream()
-        _look_until_done(servers, case, process, count=count)
+        _look_until_done(servers, count, [process])
     done_s = {line.target.rpartition("/")[2]: line.at_s for line in servers.lines("sink") if line.method == "PUT"}
     return sorted(done_s[str(number)] - at_s for number, at_s in enumerate(sent_s))
 
@@ -151,18 +170,21 @@ def lags_s(servers: Servers, site: Site, case: Case, *, per_s: float, count: int
 Look = tuple[float, float, int]
 
 
-def _look_until_done(
-    servers: Servers, case: Case, process: subprocess.Popen[bytes], *, count: int | None = None
-) -> list[Look]:
-    """Watch a worker until all is stored: clock, its CPU seconds, objects stored, again and again."""
+def _look_until_done(servers: Servers, count: int, processes: Sequence[subprocess.Popen[bytes]]) -> list[Look]:
+    """Watch workers until so much is stored: clock, their CPU seconds, objects stored, again and again."""
     looks: list[Look] = []
     deadline_s = time.perf_counter() + 6 * LIMIT_S
-    while not looks or looks[-1][2] < (count or case.count):
-        if process.poll() is not None or time.perf_counter() > deadline_s:
-            raise ClientFailed("the worker did not finish; see the end of worker.log")
-        looks.append((time.perf_counter(), cpu_s_of(process.pid), servers.stored()))
+    while not looks or looks[-1][2] < count:
+        if any(each.poll() is not None for each in processes) or time.perf_counter() > deadline_s:
+            raise ClientFailed(f"a worker did not finish; its last words:\n{_last_words(servers)}")
+        cpu_s = sum(cpu_s_of(each.pid) for each in processes)
+        looks.append((time.perf_counter(), cpu_s, servers.stored()))
         time.sleep(LOOK_S)
     return looks
+
+
+def _last_words(servers: Servers) -> str:
+    return "\n".join(path.read_text()[-2000:] for path in sorted(servers.home.glob("worker-*.log")))
 
 
 def _middle(looks: Sequence[Look], count: int) -> tuple[Look, Look]:
@@ -175,22 +197,22 @@ def _middle(looks: Sequence[Look], count: int) -> tuple[Look, Look]:
 def _until_idle(process: subprocess.Popen[bytes]) -> None:
     """Wait until a started worker has nothing more to do."""
     before_s = -1.0
-    while (now_s := cpu_s_of(process.pid)) > before_s or now_s < 0.3:
+    while (now_s := cpu_s_of(process.pid)) > before_s or now_s < STARTED_S:
         before_s = now_s
-        time.sleep(0.5)
-    time.sleep(0.5)
+        time.sleep(0.3)
 
 
 @contextmanager
 def _worker(
-    servers: Servers, site: Site, case: Case, in_flight: int | None = None
+    servers: Servers,
+    site: Site,
+    case: Case,
+    more: Mapping[str, str] = {},
+    number: int = 0,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "s3nsync", "run"]
-    more = {"S3NSYNC_WORKER_MAX_IN_FLIGHT": str(in_flight)} if in_flight else {}
-    with (servers.home / "worker.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env={**_plain_environment(), **_settings(site, case), **more}, stdout=log, stderr=log, cwd=ROOT
-        )
+    environment = {**_plain_environment(), **_settings(site, case), **more}
+    with (servers.home / f"worker-{number}.log").open("wb") as log:
+        process = subprocess.Popen([PYTHON, "-m", "s3nsync", "run"], env=environment, stdout=log, stderr=log, cwd=ROOT)
         try:
             yield process
         finally:
@@ -212,7 +234,7 @@ def _settings(site: Site, case: Case) -> dict[str, str]:
         "AWS_ENDPOINT_URL_SQS": site.queue_url,
         "S3NSYNC_AWS_CA_FILE": str(site.ca_file),
         "BUCKET": case.bucket,
-        "CPCODE": CPCODE,
+        "CPCODE": site.cpcode,
         "NS_HOSTNAME": site.sink_host,
         "NS_USER": USER,
         "NS_KEY": KEY,
@@ -223,9 +245,9 @@ def _settings(site: Site, case: Case) -> dict[str, str]:
 
 def data_path(_servers: Servers, site: Site, case: Case) -> Measure:
     """Run engine, S3 reader and NetStorage client without a queue: path_client.py."""
-    command = [sys.executable, "-m", "bench.path_client", "--source", site.source_url, "--target", site.sink_host]
+    command = [str(PYTHON), "-m", "bench.path_client", "--source", site.source_url, "--target", site.sink_host]
     command += ["--ca-file", str(site.ca_file), "--bucket", case.bucket, "--count", str(case.count)]
-    command += ["--cpcode", CPCODE, "--user", USER, "--key", KEY, "--in-flight", str(in_flight_of(case))]
+    command += ["--cpcode", site.cpcode, "--user", USER, "--key", KEY, "--in-flight", str(in_flight_of(case))]
     watched, printed = _run(command, {})
     return Measure(case.count, **json.loads(printed), peak_bytes=watched.peak_bytes)
 
@@ -240,7 +262,7 @@ def in_flight_of(case: Case) -> int:
 
 def rclone_to_s3(servers: Servers, site: Site, case: Case) -> Measure:
     """Run rclone from S3 to S3, with all checks off."""
-    return _rclone(servers, site, case, f"dst:{CPCODE}", {**_rclone_s3("DST", site.sink_url)})
+    return _rclone(servers, site, case, f"dst:{site.cpcode}", {**_rclone_s3("DST", site.sink_url)})
 
 
 def rclone_to_netstorage(servers: Servers, site: Site, case: Case) -> Measure:
@@ -249,7 +271,7 @@ def rclone_to_netstorage(servers: Servers, site: Site, case: Case) -> Measure:
     environment = {
         "RCLONE_CONFIG_NS_TYPE": "netstorage",
         "RCLONE_CONFIG_NS_PROTOCOL": "https" if site.tls else "http",
-        "RCLONE_CONFIG_NS_HOST": f"{site.sink_host}/{CPCODE}",
+        "RCLONE_CONFIG_NS_HOST": f"{site.sink_host}/{site.cpcode}",
         "RCLONE_CONFIG_NS_ACCOUNT": USER,
         "RCLONE_CONFIG_NS_SECRET": obscured.stdout.strip(),
     }
@@ -290,8 +312,17 @@ def poc(servers: Servers, site: Site, case: Case) -> Measure:
 
 
 def _usual_way(way: str, site: Site, case: Case) -> list[str]:
-    command = [str(BENCH_PYTHON), str(ROOT / "bench" / "usual_way.py"), way, "--source", site.source_url]
-    command += ["--target", site.sink_host, "--bucket", case.bucket, "--count", str(case.count), "--cpcode", CPCODE]
+    command = [str(PYTHON), str(ROOT / "bench" / "usual_way.py"), way, "--source", site.source_url]
+    command += [
+        "--target",
+        site.sink_host,
+        "--bucket",
+        case.bucket,
+        "--count",
+        str(case.count),
+        "--cpcode",
+        site.cpcode,
+    ]
     command += ["--user", USER, "--key", KEY, "--queue", site.queue_url]
     return [*command, "--queue-url", f"{site.queue_url}/000000000000/live.fifo"]
 
@@ -307,7 +338,7 @@ def wrk(servers: Servers, site: Site, case: Case) -> Measure:
     done = []
     for method, url, lua in (("GET", site.source_url, GET_LUA), ("PUT", site.sink_url, PUT_LUA)):
         script = servers.home / "wrk.lua"
-        values = {"bucket": case.bucket, "count": case.count, "size_bytes": case.size_bytes, "cpcode": CPCODE}
+        values = {"bucket": case.bucket, "count": case.count, "size_bytes": case.size_bytes, "cpcode": site.cpcode}
         script.write_text(lua % values)
         command = ["wrk", "-t1", f"-c{in_flight_of(case)}", f"-d{WRK_S}s", "-s", str(script), url]
         watched, _ = _run(command, {})
@@ -322,7 +353,7 @@ def curl(_servers: Servers, site: Site, case: Case) -> Measure:
     """Run `curl | curl -T -`, object by object."""
     flags = f"-sSf --cacert {site.ca_file}"
     script = "; ".join(
-        f"curl {flags} {site.source_url}/{case.bucket}/{key} | curl {flags} -T - {site.sink_url}/{CPCODE}/{key}"
+        f"curl {flags} {site.source_url}/{case.bucket}/{key} | curl {flags} -T - {site.sink_url}/{site.cpcode}/{key}"
         for key in case.keys
     )
     watched, _ = _run(["sh", "-c", script], {}, 6 * LIMIT_S)
@@ -335,4 +366,4 @@ Client = Callable[[Servers, Site, Case], Measure]
 def missing() -> list[str]:
     """Give the programs that are not installed."""
     found = [name for name in ("rclone", "wrk", "curl") if not shutil.which(name)]
-    return found if BENCH_PYTHON.exists() else [*found, ".venv-bench"]
+    return found if PYTHON.exists() else [*found, ".venv-bench"]

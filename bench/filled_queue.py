@@ -11,6 +11,7 @@ import asyncio
 import json
 import sys
 import time
+from datetime import UTC, datetime
 
 from s3nsync.events import dedup_id, encode, group_id
 from s3nsync.model import Change, ObjectRef
@@ -26,7 +27,7 @@ async def serve(given: argparse.Namespace) -> None:
     for name, delay_s in QUEUES.items():
         stub.create(f"{name}.fifo", {"FifoQueue": "true", "DelaySeconds": str(delay_s)})
     for number in range(given.filled):
-        put(stub, given.bucket, number, given.keys)
+        put(stub, given, number)
     print(json.dumps({"filled": given.filled}), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     sent_s = []
@@ -34,16 +35,22 @@ async def serve(given: argparse.Namespace) -> None:
     for number in range(given.count):
         await asyncio.sleep(began_s + number / given.per_s - time.monotonic())
         sent_s.append(time.time())
-        put(stub, given.bucket, given.filled + number, given.keys)
+        put(stub, given, given.filled + number)
         stub.wake()
     print(json.dumps(sent_s), flush=True)
     await asyncio.Event().wait()
 
 
-def put(stub: SqsStub, bucket: str, number: int, keys: int) -> None:
+def put(stub: SqsStub, given: argparse.Namespace, number: int) -> None:
     """Put one Change on the live queue, as the Lambda does."""
-    key = str(number % keys)
-    change = Change(ObjectRef(bucket, key), "put", sequencer=f"{number:016X}", event_name="ObjectCreated:Put")
+    change = Change(
+        ObjectRef(given.bucket, str(number % given.keys)),
+        "put",
+        event_name="ObjectCreated:Put",
+        event_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z",
+        size=given.size_bytes,
+        sequencer=f"{number:016X}",
+    )
     stub.queue("live.fifo").send(encode(change), group_id(change.ref), dedup_id(change), time.time())
 
 
@@ -53,6 +60,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--bucket", required=True)
     parser.add_argument("--keys", type=int, required=True)
+    parser.add_argument("--size-bytes", type=int, required=True)
     parser.add_argument("--filled", type=int, default=0)
     parser.add_argument("--per-s", type=float, default=0.0)
     parser.add_argument("--count", type=int, default=0)

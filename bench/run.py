@@ -2,9 +2,12 @@
 
 Every client copies the same objects between the same servers (stand_ins.py), one client at a time, sizes and clients
 interleaved, in several rounds. The figure to trust is the client's own CPU seconds for 1,000 objects, as a ratio to
-another client's in the same run: objects a second depend on what else the machine does. After each client every object
-is compared byte by byte. Prints Markdown, and writes it into docs/performance.md and all figures into
-bench/results/latest.json.
+another client's in the same round: objects a second depend on what else the machine does. After each client every
+object is compared byte by byte. Prints Markdown, and writes it into docs/performance.md and all figures into
+bench/results/latest.json (report.py).
+
+What the budget is about comes first in each round: 4 KiB and 4 GiB over TLS, memory, lag, ranged reads, two workers.
+Where a run tells little and takes long, it is made in the first round only.
 
 The command fails if our requests for an object are not exactly one GET and one PUT, or if any byte differs.
 """
@@ -12,7 +15,6 @@ The command fails if our requests for an object are not exactly one GET and one 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -20,196 +22,273 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import clients
+from bench import clients, interpreter
 from bench.clients import Client, Measure
-from bench.stand_ins import Case, Servers, servers
-
-RESULTS = Path(__file__).parent / "results" / "latest.json"
-PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- made by `make bench` -->\n", "<!-- end -->\n"
-SMALL = (
-    Case("1 KiB", "k1", 1 << 10, 6_000),
-    Case("4 KiB", "k4", 4 << 10, 6_000),
-    Case("100 KiB", "k100", 100 << 10, 2_000),
-    Case("1 MiB", "m1", 1 << 20, 500),
+from bench.report import (
+    CURL,
+    OURS,
+    PAGE,
+    PATH,
+    POC,
+    POOL,
+    RCLONE,
+    RCLONE_NS,
+    RESULTS,
+    SMALL,
+    WRK,
+    Cell,
+    Lag,
+    Peak,
+    Reading,
+    Results,
+    Run,
+    Sharing,
+    dump,
+    load,
+    report,
+    with_report,
 )
-LARGE = (Case("4 GiB", "whole", 4 << 30, 1), Case("4 GiB, in parts", "parts", 4 << 30, 1, parts=True))
-OURS = "s3nsync worker"
-LAG_SIZE = "4 KiB"
+from bench.stand_ins import Case, Servers, line, servers
+
+K1, K4 = Case("1 KiB", "k1", 1 << 10, 6_000), Case(SMALL, "k4", 4 << 10, 6_000)
+K100, M1 = Case("100 KiB", "k100", 100 << 10, 2_000), Case("1 MiB", "m1", 1 << 20, 500)
+G1, G4 = Case("1 GiB", "one", 1 << 30, 1), Case("4 GiB", "four", 4 << 30, 1)
+PARTS = Case("4 GiB, in parts", "parts", 4 << 30, 1, parts_of="four")
+
+IN_FLIGHT_MOST = 256
+SLOW_BYTES_PER_S = 25e6
+STREAMS = 4
+DELAY_S = 0.1
+IN_FLIGHT_FAR = 32
+IDLE_PER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A client in the table, and the most objects that it is given."""
+    """A client in the table, and the most objects that it is given; `copies` is false of one that moves no object."""
 
     name: str
     run: Client
     most: int = 1_000_000
-    rounds: int = 1_000
+    copies: bool = True
 
 
-FOR_SMALL = (
-    Entry(OURS, clients.worker),
-    Entry("s3nsync data path", clients.data_path),
-    Entry("rclone, S3 to S3", clients.rclone_to_s3),
-    Entry("rclone, S3 to NetStorage", clients.rclone_to_netstorage, rounds=1),
-    Entry("boto3 and Akamai's kit", clients.boto_and_kit, 1_000),
-    Entry("proof of concept", clients.poc, 15, rounds=1),
-    Entry("wrk GET, wrk PUT", clients.wrk),
+WORKER, DATA_PATH = Entry(OURS, clients.worker), Entry(PATH, clients.data_path)
+TO_S3 = Entry(RCLONE, clients.rclone_to_s3)
+OTHERS = (
+    Entry(RCLONE_NS, clients.rclone_to_netstorage),
+    Entry(POOL, clients.boto_and_kit, 1_000),
+    Entry(POC, clients.poc, 15),
+    Entry(WRK, clients.wrk, copies=False),
 )
-FOR_LARGE = (
-    Entry(OURS, clients.worker_on_one),
-    Entry("rclone, S3 to S3", clients.rclone_to_s3),
-    Entry("boto3 and Akamai's kit", clients.boto_and_kit),
-    Entry("curl to curl -T -", clients.curl),
-)
-LARGE_ROUNDS = 2
+FOR_SMALL = (WORKER, DATA_PATH, TO_S3, *OTHERS)
+ON_ONE = Entry(OURS, clients.worker_on_one)
+FOR_LARGE = (ON_ONE, TO_S3, Entry(POOL, clients.boto_and_kit), Entry(CURL, clients.curl))
 
 
-@dataclass(slots=True)
-class Cell:
-    """One client on one size, with TLS or without: what each round measured."""
+class Bench:
+    """What has been measured so far, and the servers to measure more."""
 
-    client: str
-    case: Case
-    tls: bool
-    rounds: list[Measure] = field(default_factory=list)
-    requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    server_busy: list[float] = field(default_factory=list)
+    def __init__(self, at: Servers, results: Results) -> None:
+        """Begin with nothing, or go on."""
+        self.at = at
+        self.results = results
 
-    @property
-    def cpu_s(self) -> list[float]:
-        """Give the CPU seconds for 1,000 objects, round by round."""
-        return [each.cpu_s / each.objects * 1000 for each in self.rounds]
+    def compare(self, entry: Entry, case: Case, *, tls: bool) -> str:
+        """Run one client once; a wrong byte or a wrong number of requests ends the bench. Gives the figure in words."""
+        case = replace(case, count=min(case.count, entry.most))
+        site = self.at.begin(tls=tls)
+        before_s, began_s = self.at.cpu_s(), time.perf_counter()
+        done = entry.run(self.at, site, case)
+        busy = (self.at.cpu_s() - before_s) / (time.perf_counter() - began_s)
+        requests = {server: dict(counts) for server, counts in self._requests().items()}
+        run = Run(done.objects, done.cpu_s, done.wall_s, done.peak_bytes, busy, requests)
+        self._cell(entry, case, tls=tls).runs.append(run)
+        if entry.copies:
+            self._judge_bytes(entry.name, case, done)
+        if entry.name in {OURS, PATH}:
+            _judge_requests(entry.name, case, run)
+        return f"{done.cpu_s / done.objects * 1000:.3f} CPU s for 1,000"
 
-    @property
-    def cpu_s_per_gb(self) -> float:
-        """Give the median CPU seconds for 10^9 bytes."""
-        return statistics.median(self.cpu_s) / 1000 / self.case.size_bytes * 1e9
+    def _requests(self) -> dict[str, dict[str, int]]:
+        self.at.settle()
+        return {server: dict(counts) for server, counts in self.at.requests().items()}
 
-    @property
-    def objects_per_s(self) -> float:
-        """Give the median rate by the clock."""
-        return statistics.median(each.objects / each.wall_s for each in self.rounds)
+    def _cell(self, entry: Entry, case: Case, *, tls: bool) -> Cell:
+        try:
+            return self.results.cell(entry.name, case.name, tls=tls)
+        except KeyError:
+            self.results.cells.append(Cell(entry.name, case.name, case.size_bytes, tls))
+            return self.results.cells[-1]
 
-    @property
-    def peak_bytes(self) -> int:
-        """Give the largest resident size seen."""
-        return max(each.peak_bytes for each in self.rounds)
+    def _judge_bytes(self, name: str, case: Case, done: Measure) -> None:
+        """Hold a client to what it should have stored, once nothing of it is under way."""
+        self.at.settle()
+        if wrong := self.at.wrong(case, whole=done.complete):
+            shown = "\n".join([*wrong[:5], *([f"and {len(wrong) - 5} more"] if len(wrong) > 5 else [])])
+            raise SystemExit(f"{name}, {case.name}: {len(wrong)} objects are not what they should be:\n{shown}")
 
-    def per_object(self, server: str) -> float:
-        """Give the requests that one server got for an object, in the last round."""
-        handled = max(1, *(self.requests["sink"].get(what, 0) for what in ("PUT", "PUT 204")))
-        return sum(self.requests[server].values()) / handled
+    def peak(self, case: Case) -> str:
+        """Measure the worker's largest resident size with many objects of one size in flight."""
+        done = clients.worker(self.at, self.at.begin(tls=True), case, in_flight=IN_FLIGHT_MOST)
+        self._judge_bytes(OURS, case, done)
+        self.results.peaks.append(Peak(case.name, IN_FLIGHT_MOST, done.peak_bytes))
+        return f"{done.peak_bytes / 2**20:.0f} MiB"
+
+    def lag(self, case: Case, load_: str, per_s: Callable[[], float], count: int) -> str:
+        """Measure how long a Change takes from the queue to NetStorage's answer, at a rate."""
+        rate = per_s()
+        found = clients.lags_s(self.at, self.at.begin(tls=True), case, per_s=rate, count=count)
+        p50_s, p99_s = statistics.median(found), found[int(0.99 * count)]
+        self.results.lags.append(Lag(load_, round(rate, 1), count, p50_s, p99_s))
+        return f"p99 {p99_s * 1000:.0f} ms"
+
+    def half_load(self) -> float:
+        """Give half of what the worker did in the first round."""
+        first = self.results.cell(OURS).runs[0]
+        return first.objects / first.wall_s / 2
+
+    def reading(self, case: Case, streams: int) -> str:
+        """Measure one large object by so many GETs at once, where each connection to the source carries little."""
+        site = self.at.begin(tls=True, source="shared")
+        with line(self.at, site.source_url, bytes_per_s=SLOW_BYTES_PER_S) as slow:
+            site = replace(site, source_url=f"https://{slow}")
+            done = clients.worker_on_one(self.at, site, case, streams=streams)
+        self._judge_bytes(OURS, case, done)
+        self.results.readings.append(
+            Reading(streams, case.size_bytes, SLOW_BYTES_PER_S, done.cpu_s, done.wall_s, done.peak_bytes)
+        )
+        return f"{case.size_bytes / done.wall_s / 1e6:.0f} MB/s, {done.peak_bytes / 2**20:.0f} MiB"
+
+    def sharing(self, case: Case, workers: int, seconds: float) -> str:
+        """Measure what workers on one queue do when NetStorage is far away, for about so long."""
+        count = min(case.count, int(workers * IN_FLIGHT_FAR / DELAY_S * seconds))
+        site = self.at.begin(tls=True)
+        with line(self.at, site.sink_host, delay_s=DELAY_S) as far:
+            rate = clients.rate_of_workers(
+                self.at, replace(site, sink_host=far), case, workers=workers, in_flight=IN_FLIGHT_FAR, count=count
+            )
+        self._judge_bytes(OURS, replace(case, count=count), Measure(count, 0.0, 0.0))
+        self.results.sharings.append(Sharing(workers, IN_FLIGHT_FAR, DELAY_S, rate))
+        return f"{rate:.0f} objects/s"
 
 
-# --- measuring -------------------------------------------------------------------------------------------------
-
-
-def measure(at: Servers, cells: Mapping[tuple[str, str, bool], Cell], entry: Entry, case: Case, *, tls: bool) -> None:
-    """Run one client once and note what came out; a wrong byte or a wrong number of requests ends the bench."""
-    case = replace(case, count=min(case.count, entry.most))
-    at.forget()
-    before_s, began_s = at.cpu_s(), time.perf_counter()
-    done = entry.run(at, at.site(tls=tls), case)
-    busy = (at.cpu_s() - before_s) / (time.perf_counter() - began_s)
-    cell = cells[entry.name, case.name, tls]
-    cell.rounds.append(done)
-    cell.server_busy.append(busy)
-    cell.requests = {server: dict(counts) for server, counts in at.requests().items()}
-    if done.complete and (wrong := at.differing(case, case.keys)):
-        raise SystemExit(f"{entry.name}, {case.name}: {len(wrong)} objects are not what they should be")
-    if entry.name.startswith("s3nsync"):
-        _judge_requests(cell, case)
-    scheme = "TLS" if tls else "plain"
-    print(f"  {case.name}, {scheme}, {entry.name}: {done.cpu_s / done.objects * 1000:.3f} CPU s", file=sys.stderr)
-
-
-def _judge_requests(cell: Cell, case: Case) -> None:
+def _judge_requests(client: str, case: Case, run: Run) -> None:
     """Hold us to one GET and one PUT for an object; beside them a worker that starts asks each end one question."""
-    start = {"source": {"GET list": 1}, "sink": {"GET 404": 1}} if cell.client == OURS else {"source": {}, "sink": {}}
+    start = {"source": {"GET list": 1}, "sink": {"GET 404": 1}} if client == OURS else {"source": {}, "sink": {}}
     wanted = {"source": {"GET": case.count, **start["source"]}, "sink": {"PUT": case.count, **start["sink"]}}
-    found = {server: dict(cell.requests[server]) for server in wanted}
+    found = {server: dict(run.requests[server]) for server in wanted}
     if found != wanted:
-        raise SystemExit(f"{cell.client}, {case.name}: {found} requests, not {wanted}")
+        raise SystemExit(f"{client}, {case.name}: {found} requests, not {wanted}")
 
 
-def plan(small: Sequence[Case], large: Sequence[Case], rounds: int) -> Iterator[tuple[Entry, Case, bool]]:
-    """Give every run of the comparison, round by round; the large object comes in fewer of them."""
-    for number in range(rounds):
-        for tls in (True, False):
-            for case in small:
-                yield from ((entry, case, tls) for entry in FOR_SMALL if number < entry.rounds)
-            if number < LARGE_ROUNDS:
-                yield from ((entry, case, tls) for case in large for entry in FOR_LARGE[: 1 if case.parts else None])
+# --- what is run, and in which order ---------------------------------------------------------------------------
 
 
-def lags(at: Servers, case: Case, per_s: float, count: int) -> dict[str, float]:
-    """Measure how long a Change takes from the queue to NetStorage's answer, at a rate."""
-    at.forget()
-    found = clients.lags_s(at, at.site(tls=True), case, per_s=per_s, count=count)
-    return {"per_s": per_s, "count": count, "p50_s": statistics.median(found), "p99_s": found[int(0.99 * count)]}
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One measurement: its name, and what to do; `act` gives the figure in words."""
+
+    name: str
+    act: Callable[[Bench], str]
 
 
-def memory_at_256(at: Servers, cases: Sequence[Case]) -> dict[str, int]:
-    """Measure the worker's largest resident size with 256 objects in flight, by size of object."""
-    found = {}
-    for case in cases:
-        at.forget()
-        found[case.name] = clients.worker(at, at.site(tls=True), case, in_flight=256).peak_bytes
-    return found
+def compare(entry: Entry, case: Case, *, tls: bool) -> Step:
+    """Plan one client on one size."""
+    name = f"{case.name}, {'TLS' if tls else 'plain'}, {entry.name}"
+    return Step(name, lambda bench: bench.compare(entry, case, tls=tls))
 
 
-# --- showing ---------------------------------------------------------------------------------------------------
+def peak(case: Case) -> Step:
+    """Plan a look at memory."""
+    return Step(f"memory, {IN_FLIGHT_MOST} of {case.name} in flight", lambda bench: bench.peak(case))
 
 
-def table(cells: Sequence[Cell], *, tls: bool) -> list[str]:
-    """Give one comparison as Markdown: ratios first."""
-    head = (
-        "| object | client | CPU, times the worker's | CPU s for 1,000: median (min to max) | CPU s for a GB "
-        "| objects/s for a core | objects/s seen | peak MiB | requests for an object: S3 + NetStorage + SQS |"
+def lags(case: Case, idle_count: int, busy_s: float) -> Iterator[Step]:
+    """Plan the lag of an idle worker, and of one with half of what it bears."""
+    yield Step("lag, idle", lambda bench: bench.lag(case, "idle", lambda: IDLE_PER_S, idle_count))
+    yield Step(
+        "lag, half load",
+        lambda bench: bench.lag(case, "half load", bench.half_load, min(case.count, int(bench.half_load() * busy_s))),
     )
-    lines = [head, "|---|---|--:|--:|--:|--:|--:|--:|--:|"]
-    ours = {cell.case.name: statistics.median(cell.cpu_s) for cell in cells if cell.client == OURS and cell.tls == tls}
-    lines += [_row(cell, ours[cell.case.name]) for cell in cells if cell.tls == tls and cell.case.name in ours]
-    return lines
 
 
-def _row(cell: Cell, ours_s: float) -> str:
-    cpu_s = cell.cpu_s
-    middle_s = statistics.median(cpu_s)
-    bound = " (server-bound)" if statistics.median(cell.server_busy) > 0.85 else ""
-    peak = f"{cell.peak_bytes / 2**20:.0f}" if cell.peak_bytes else ""
-    requests = " + ".join(f"{cell.per_object(server):.3g}" for server in ("source", "sink", "queue"))
-    if cell.client.startswith("wrk"):
-        requests = "1 + 1 + 0"
-    large = cell.case.count == 1
-    return (
-        f"| {cell.case.name} | {cell.client} | {middle_s / ours_s:.2f} "
-        f"| {'' if large else f'{middle_s:.3f} ({min(cpu_s):.3f} to {max(cpu_s):.3f})'} "
-        f"| {cell.cpu_s_per_gb:.2f} | {'' if large else f'{1000 / middle_s:,.0f}'} "
-        f"| {cell.objects_per_s:,.{2 if cell.objects_per_s < 10 else 0}f}{bound} | {peak} "
-        f"| {'' if large else requests} |"
+def reading(case: Case, streams: int) -> Step:
+    """Plan one large object from a slow source."""
+    return Step(f"{case.name} by {streams} GETs at once", lambda bench: bench.reading(case, streams))
+
+
+def sharing(case: Case, seconds: float) -> Iterator[Step]:
+    """Plan one and two workers."""
+    for workers in (1, 2):
+        yield Step(
+            f"workers: {workers}, NetStorage far away",
+            lambda bench, workers=workers: bench.sharing(case, workers, seconds),  # type: ignore[misc]
+        )
+
+
+def whole_round(number: int) -> Iterator[Step]:
+    """Give one round: what the budget is about first, the rest after it; what tells little only in round 0."""
+    first = number == 0
+    yield from (compare(entry, K4, tls=True) for entry in FOR_SMALL)
+    yield from (compare(entry, G4, tls=True) for entry in FOR_LARGE)
+    yield from (peak(case) for case in (K4, K100, M1))
+    yield from lags(K4, 100, 5.0)
+    yield from (reading(G1, streams) for streams in ((1, STREAMS) if first else (STREAMS,)))
+    yield from sharing(K4, 4.0)
+    yield compare(ON_ONE, PARTS, tls=True)
+    for case in (K1, K100, M1):
+        yield from (compare(entry, case, tls=True) for entry in (FOR_SMALL if first else FOR_SMALL[:3]))
+    for case in (K1, K4, K100, M1):
+        yield from (compare(entry, case, tls=False) for entry in (FOR_SMALL if first else FOR_SMALL[:3]))
+    yield from (compare(entry, G4, tls=False) for entry in (FOR_LARGE if first else FOR_LARGE[:2]))
+
+
+def quick_round() -> Iterator[Step]:
+    """Give a round with few objects: every client, every kind of measurement, every way through the worker, once."""
+    k1, k4, k100, m1 = (replace(case, count=200) for case in (K1, K4, K100, M1))
+    large, parts = (
+        replace(each, name=each.name.replace("4 GiB", "64 MiB"), size_bytes=64 << 20) for each in (G4, PARTS)
     )
+    yield from (compare(entry, k4, tls=True) for entry in FOR_SMALL)
+    yield from (compare(entry, large, tls=True) for entry in FOR_LARGE)
+    yield from (compare(WORKER, case, tls=True) for case in (k1, k100, m1))
+    yield from (compare(entry, k4, tls=False) for entry in (WORKER, DATA_PATH, TO_S3))
+    yield compare(ON_ONE, large, tls=False)
+    yield compare(ON_ONE, parts, tls=True)
+    yield peak(m1)
+    yield from lags(k4, 20, 0.5)
+    yield from (reading(replace(large, name="64 MiB"), streams) for streams in (1, STREAMS))
+    yield from sharing(k4, 1.0)
+
+
+def cases(quick: bool) -> list[Case]:  # noqa: FBT001
+    """Give every object that is needed."""
+    if not quick:
+        return [K1, K4, K100, M1, G1, G4, PARTS]
+    small = [replace(case, count=200) for case in (K1, K4, K100, M1)]
+    return [*small, *(replace(case, size_bytes=64 << 20) for case in (G4, PARTS))]
+
+
+# --- the command -----------------------------------------------------------------------------------------------
 
 
 def machine() -> str:
     """Name what it ran on."""
     model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "name" in line),
+        (text.partition(":")[2].strip() for text in Path("/proc/cpuinfo").read_text().splitlines() if "name" in text),
         platform.machine(),
     )
     rclone = subprocess.run(["rclone", "version"], capture_output=True, text=True, check=True).stdout.split()[1]  # noqa: S607
     return (
-        f"{os.cpu_count()} cores ({model}), Linux {platform.release().split('-')[0]}, Python "
-        f"{platform.python_version()}, {_loop()}; rclone {rclone.removesuffix('-DEV')}, boto3 {version('boto3')}; "
-        f"load {os.getloadavg()[0]:.1f} at the start"
+        f"{os.cpu_count()} cores ({model}), Linux {platform.release().split('-')[0]}, {_loop()}; "
+        f"rclone {rclone.removesuffix('-DEV')}, boto3 {version('boto3')}; load {os.getloadavg()[0]:.1f} at the start"
     )
 
 
@@ -220,90 +299,52 @@ def _loop() -> str:
         return "asyncio's own loop"
 
 
-def as_data(about: str, cells: Sequence[Cell], more: Mapping[str, object]) -> dict[str, object]:
-    """Give everything that was measured, for the file."""
-    rows = [{**asdict(cell), "cpu_s_per_1000": cell.cpu_s} for cell in cells]
-    return {"at": datetime.now(UTC).isoformat(timespec="minutes"), "about": about, "cells": rows, **more}
-
-
-# --- the command -----------------------------------------------------------------------------------------------
+def measure(at: Servers, results: Results, rounds: Sequence[Sequence[Step]], minutes: float) -> None:
+    """Make every step, tell how it went, and stop when the time is up."""
+    bench, began_s = Bench(at, results), time.monotonic()
+    steps = [step for each in rounds for step in each]
+    for number, step in enumerate(steps, 1):
+        if time.monotonic() - began_s > minutes * 60:
+            results.left_out = len(steps) - number + 1
+            break
+        found = step.act(bench)
+        spent_s = int(time.monotonic() - began_s)
+        print(f"  {spent_s // 60}:{spent_s % 60:02} {number}/{len(steps)} {step.name}: {found}", file=sys.stderr)
+    results.minutes = round((time.monotonic() - began_s) / 60, 1)
 
 
 def main() -> None:
     """Run the bench and show what came out."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--quick", action="store_true", help="few objects: shows only that everything runs")
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true", help="few objects, once: shows only that everything runs")
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--minutes", type=float, default=20.0, help="after this nothing more is compared")
+    options.add_argument("--minutes", type=float, default=20.0, help="after this nothing more is measured")
     given = options.parse_args()
     if absent := clients.missing():
         raise SystemExit(f"not installed: {', '.join(absent)}; `make bench` installs what it can")
-    small = [replace(case, count=min(case.count, 200)) for case in SMALL] if given.quick else SMALL
-    shrunk = [replace(case, name=case.name.replace("4 GiB", "64 MiB"), size_bytes=64 << 20) for case in LARGE]
-    large = shrunk if given.quick else LARGE
-    about = machine()
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, servers(Path(folder), [*small, *large]) as at:
-        cells, more = _all(at, small, large, 1 if given.quick else given.rounds, given.minutes, quick=given.quick)
-    report = "\n".join(_report(about, cells, more))
-    print(report)
+    rounds = [list(whole_round(number)) for number in range(given.rounds)]
+    if given.quick:
+        rounds = [list(quick_round())]
+    results = _nothing_yet(len(rounds), quick=given.quick)
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
+        servers(Path(folder), cases(given.quick), str(clients.PYTHON)) as at,
+    ):
+        measure(at, results, rounds, given.minutes)
+    text = dump(results)
+    print("\n".join(report(load(text))))
     if not given.quick:
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(as_data(about, cells, more), indent=1) + "\n")
-        PAGE.write_text(with_report(PAGE.read_text(), report))
+        RESULTS.write_text(text)
+        PAGE.write_text(with_report(PAGE.read_text(), load(text)))
 
 
-def with_report(page: str, report: str) -> str:
-    """Give the page with the report in its place."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{report}\n\n{END}{rest.partition(END)[2]}"
-
-
-def _all(
-    at: Servers, small: Sequence[Case], large: Sequence[Case], rounds: int, minutes: float, *, quick: bool
-) -> tuple[Sequence[Cell], Mapping[str, object]]:
-    runs = list(plan(small, large, rounds))
-    cells = {(entry.name, case.name, tls): Cell(entry.name, case, tls) for entry, case, tls in runs}
-    deadline_s = time.monotonic() + minutes * 60
-    for entry, case, tls in runs:
-        if time.monotonic() > deadline_s:
-            break
-        measure(at, cells, entry, case, tls=tls)
-    (case,) = (case for case in small if case.name == LAG_SIZE)
-    half = cells[OURS, LAG_SIZE, True].objects_per_s / 2
-    idle = lags(at, case, 10.0, 20 if quick else 300)
-    busy = lags(at, case, half, min(case.count, int(half * 10)))
-    more = {"lag_idle": idle, "lag_at_half_load": busy, "memory_at_256": memory_at_256(at, small[1:])}
-    return [cell for cell in cells.values() if cell.rounds], more
-
-
-def _report(about: str, cells: Sequence[Cell], more: Mapping[str, object]) -> list[str]:
-    lines = [f"Measured on {datetime.now(UTC):%d %B %Y}: {about}.", "", *_ratios(cells), ""]
-    lines += ["Over TLS:", "", *table(cells, tls=True), "", "Without TLS:", "", *table(cells, tls=False), ""]
-    for name in ("lag_idle", "lag_at_half_load"):
-        lag = more[name]
-        assert isinstance(lag, dict)
-        lines.append(
-            f"- Lag until NetStorage answers, {lag['count']} changes of {LAG_SIZE} at {lag['per_s']:,.0f} a second: "
-            f"p50 {lag['p50_s'] * 1000:.0f} ms, p99 {lag['p99_s'] * 1000:.0f} ms."
-        )
-    memory = more["memory_at_256"]
-    assert isinstance(memory, dict)
-    shown = ", ".join(f"{name}: {value / 2**20:.0f} MiB" for name, value in memory.items())
-    return [*lines, f"- Peak memory of a worker with 256 objects in flight. {shown}."]
-
-
-def _ratios(cells: Sequence[Cell]) -> list[str]:
-    """Give what the budget of docs/design.md is about, with TLS: others' CPU for an object, as a multiple of ours."""
-    by_name = {
-        (cell.client, cell.case.name): statistics.median(cell.cpu_s) for cell in cells if cell.tls and cell.rounds
-    }
-    ours_s = by_name[OURS, LAG_SIZE]
-    lines = [f"One object of {LAG_SIZE} over TLS costs our whole worker {ours_s:.2f} ms of CPU."]
-    for client in ("rclone, S3 to S3", "rclone, S3 to NetStorage", "boto3 and Akamai's kit", "proof of concept"):
-        times = by_name[client, LAG_SIZE] / ours_s
-        lines.append(f"- {client}: {times:.{1 if times < 10 else 0}f} times as much")
-    lines[1:1] = [""]
-    return lines
+def _nothing_yet(rounds: int, *, quick: bool) -> Results:
+    """Name the time, the machine and the Pythons."""
+    ours = interpreter.describe(str(clients.PYTHON))
+    assert ours is not None
+    others = [] if quick else [str(each) for each in interpreter.found() if each.executable != ours.executable]
+    return Results(datetime.now(UTC).isoformat(timespec="minutes"), machine(), f"Python {ours}", others, rounds)
 
 
 if __name__ == "__main__":
