@@ -167,7 +167,7 @@ $(READY): $(VENV)/.locked pyproject.toml
 	@mkdir -p $(@D)
 	@$(PYTHON) bench/interpreter.py $@ $(if $(filter command environment,$(firstword $(origin PYTHON))),--named $(PYTHON))
 
-.venv-bench/.ready: requirements/bench.txt requirements/runtime.txt .cache/bench-python $(READY)
+.venv-bench/.ready: requirements/bench.txt requirements/runtime.txt .cache/bench-python | $(READY)
 	$$(cat .cache/bench-python) -m venv --clear --without-pip .venv-bench
 	$(BIN)/python -m pip --python .venv-bench/bin/python $(PIP_ARGS) --require-hashes -r requirements/bench.txt \
 		-r requirements/runtime.txt
