@@ -27,7 +27,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
-from typing import Final, NoReturn, cast, get_args
+from typing import Final, NamedTuple, NoReturn, cast, get_args
 from urllib.parse import unquote_plus
 
 from s3nsync.errors import UndecodableEvent
@@ -37,13 +37,13 @@ OWN_VERSION: Final = 1
 """Version of our own queue body. Fields may be added under one version; a new version means that old readers fail."""
 
 _OWN_MARK: Final = "s3nsync"
+_OWN_START: Final = f'{{"{_OWN_MARK}":{OWN_VERSION},'
 _BURIAL_MARK: Final = "s3nsync-burial"
 _MAX_ENVELOPES: Final = 8
 """S3 in SNS in Lambda's failure record in a burial is four; more is somebody playing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """What a body spoke of; at least one of the three is not empty.
 
     `ignored` holds the names of events that change no object's bytes, `undecodable` one sentence per record that
@@ -90,14 +90,26 @@ def decode(body: str | bytes | Mapping[str, object]) -> Decoded:
 
 def survey(body: str | bytes | Mapping[str, object]) -> Decoded:
     """Read as `decode` does, but give the hopeless body as a value too: it never raises."""
+    own = _plainly_own(body)
+    if own is not None:
+        return Decoded((own,))
     found = list(_open(body, 0))
-    if len(found) == 1 and isinstance(found[0], Change):  # as nearly all are
-        return Decoded((found[0],), (), ())
     return Decoded(
         changes=tuple(each for each in found if isinstance(each, Change)),
         ignored=tuple(each.name for each in found if isinstance(each, _Ignored)),
         undecodable=tuple(each.why for each in found if isinstance(each, _Fault)),
     )
+
+
+def _plainly_own(body: object) -> Change | None:
+    """Read our own queue body as it stands, which nearly all are; None for all that `_open` must look into."""
+    if not isinstance(body, str) or not body.startswith(_OWN_START):
+        return None
+    try:
+        node, end = _JSON_READER.raw_decode(body)
+        return _own(node) if end == len(body) and "Records" not in node else None
+    except (_UnreadableError, ValueError, RecursionError):
+        return None
 
 
 def summary(undecodable: tuple[str, ...]) -> str:
@@ -332,14 +344,17 @@ def _event_name(record: Mapping[str, object]) -> str:
 
 def _ref(bucket: object, key: object) -> ObjectRef:
     """Make the address, or say what is wrong with it: S3's names are non-empty and UTF-8."""
-    for what, value in (("bucket name", bucket), ("object key", key)):
-        if not isinstance(value, str) or not value:
-            raise _UnreadableError(f"no {what}")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise _UnreadableError(f"the {what} is not Unicode text (it holds half a surrogate pair)") from None
-    return ObjectRef(str(bucket), str(key))
+    return ObjectRef(_name("bucket name", bucket), _name("object key", key))
+
+
+def _name(what: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise _UnreadableError(f"no {what}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _UnreadableError(f"the {what} is not Unicode text (it holds half a surrogate pair)") from None
+    return value
 
 
 def _form_decoded(key: object) -> object:

@@ -6,22 +6,22 @@ Pure, so that the three cannot tell different stories.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import get_args
 
 from s3nsync.model import Copied, Deleted, Ignored, Outcome, Rejected, Report, Retry, Unchanged
 
 OUTCOMES = ("copied", "deleted", "unchanged", "ignored", "set_aside", "retry", "rejected", "lease_lost")
 """Every word that `outcome_name` gives."""
 
+_NAMES = {each: each.__name__.lower() for each in get_args(Outcome)}
+
 
 def outcome_name(outcome: Outcome | None) -> str:
     """Give the outcome's word, one of OUTCOMES."""
-    match outcome:
-        case None:
-            return "lease_lost"
-        case Ignored(set_aside=True):
-            return "set_aside"
-        case _:
-            return type(outcome).__name__.lower()
+    if outcome is None:
+        return "lease_lost"
+    return "set_aside" if isinstance(outcome, Ignored) and outcome.set_aside else _NAMES[type(outcome)]
 
 
 def settled_name(settled: Report) -> str:
@@ -51,6 +51,7 @@ def lag_s(settled: Report, now_s: float) -> float | None:
     return max(0.0, now_s - began_s) if began_s else None
 
 
+@lru_cache(maxsize=64)  # the log's line and the metrics ask for the same Change
 def _event_time_s(text: str | None) -> float | None:
     """Read ISO 8601; a time without a zone is no time that can be compared."""
     try:
@@ -63,39 +64,49 @@ def _event_time_s(text: str | None) -> float | None:
 def record(settled: Report, now_s: float) -> dict[str, object]:
     """Give the canonical record of a Change: always the same first fields, then only those that say something."""
     change, outcome = settled.change, settled.outcome
-    lag = lag_s(settled, now_s)
-    fields: dict[str, object] = {
-        "outcome": outcome_name(outcome),
-        "bucket": change.ref.bucket if change is not None else None,
-        "key": change.ref.key if change is not None else None,
-        "path": getattr(outcome, "path", None),
-        "trash": getattr(outcome, "trash", None),
-        "bytes": size_bytes(outcome) if isinstance(outcome, Copied) else None,
-        "seconds": round(settled.seconds, 3),
-        "attempt": settled.attempt,
-        "lag_s": None if lag is None else round(lag, 3),
-        "queue": settled.queue,
-        "dialect": change.dialect if change is not None else None,
-        "reason": getattr(outcome, "reason", None),
-        "hint": getattr(outcome, "hint", None) or None,
-        "proof": getattr(outcome, "proof", None),
-        "notes": list(getattr(outcome, "notes", ())) or None,
-        "verb": settled.verb,
-        "coalesced": settled.coalesced or None,
-        "ambiguous": settled.ambiguous or None,
-        "checked": settled.checked or None,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+    fields: dict[str, object] = {"outcome": outcome_name(outcome)}
+    if change is not None:
+        fields["bucket"], fields["key"] = change.ref.bucket, change.ref.key
+    if isinstance(outcome, Copied | Deleted | Unchanged):
+        fields["path"] = outcome.path
+    if isinstance(outcome, Deleted) and outcome.trash is not None:
+        fields["trash"] = outcome.trash
+    if isinstance(outcome, Copied):
+        fields["bytes"] = outcome.size_bytes
+    fields["seconds"], fields["attempt"] = round(settled.seconds, 3), settled.attempt
+    if (lag := lag_s(settled, now_s)) is not None:
+        fields["lag_s"] = round(lag, 3)
+    fields["queue"] = settled.queue
+    if change is not None:
+        fields["dialect"] = change.dialect
+    _tell_why(fields, outcome)
+    fields["verb"] = settled.verb
+    for name in ("coalesced", "ambiguous", "checked"):
+        if value := getattr(settled, name):
+            fields[name] = value
+    return fields
+
+
+def _tell_why(fields: dict[str, object], outcome: Outcome | None) -> None:
+    """Add what an outcome says of itself: its reason and hint, or its proof and notes."""
+    if isinstance(outcome, Copied):
+        fields["proof"] = outcome.proof
+        if outcome.notes:
+            fields["notes"] = list(outcome.notes)
+    elif isinstance(outcome, Ignored | Retry | Rejected):
+        fields["reason"] = outcome.reason
+        if isinstance(outcome, Rejected) and outcome.hint:
+            fields["hint"] = outcome.hint
 
 
 def severity(outcome: Outcome | None) -> str:
     """Give the log level: warning for what will be tried again, error for what a person must look at."""
     match outcome:
+        case Copied(notes=notes):
+            return "warning" if notes else "info"
         case Rejected():
             return "error"
         case None | Retry(failed=True):
-            return "warning"
-        case Copied(notes=notes) if notes:
             return "warning"
         case _:
             return "info"

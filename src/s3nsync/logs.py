@@ -15,7 +15,8 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
-from typing import Literal, TextIO
+from datetime import UTC, datetime
+from typing import Literal, TextIO, get_args
 from urllib.parse import quote
 
 import structlog
@@ -26,6 +27,9 @@ from s3nsync.model import Report
 
 Format = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error"]
+
+LEVELS = get_args(Level)
+"""From the least to the greatest."""
 
 MASK = "[redacted]"
 
@@ -39,17 +43,25 @@ _SIGNED = re.compile(
 )
 
 _JSON_WRITER = json.JSONEncoder(default=str, separators=(",", ":"))  # json.dumps would make one for each line
-_log = structlog.get_logger("s3nsync")
 
 
 class Sink:
     """Where lines go, redacted: the end of every path to the log. `is_json` tells which form was chosen."""
 
-    def __init__(self, stream: TextIO, secrets: Iterable[str], *, is_json: bool) -> None:
-        """Take the stream and the values that must never reach it."""
+    def __init__(self, stream: TextIO, secrets: Iterable[str], *, is_json: bool, level: Level) -> None:
+        """Take the stream, the values that must never reach it, and the level below which changes are left out."""
         self.is_json = is_json
+        self._levels = frozenset(LEVELS[LEVELS.index(level) :])
         self._stream = stream
         self._spellings = _spellings(secrets)
+
+    def change(self, settled: Report, now_s: float) -> None:
+        """Write the one line of a Change, in the form of all others but without their way through structlog."""
+        level = severity(settled.outcome)
+        if level in self._levels:
+            first = {"time": _stamp(now_s, is_json=self.is_json), "level": level, "event": "change"}
+            event = {**first, **record(settled, now_s)}
+            self.write(_JSON_WRITER.encode(event) if self.is_json else _plain(None, level, event))
 
     def write(self, line: str) -> None:
         """Write one line (its end is added here), in one piece."""
@@ -86,7 +98,7 @@ def configure(
     """
     stream = stream if stream is not None else sys.stderr
     is_json = log_format == "json" or (log_format == "auto" and not stream.isatty())
-    sink = Sink(stream, secrets, is_json=is_json)
+    sink = _Changes.sink = Sink(stream, secrets, is_json=is_json, level=level)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -105,8 +117,21 @@ def configure(
 
 
 def log_change(settled: Report, now_s: float) -> None:
-    """Write the one line of a Change; `now_s` is Unix time."""
-    getattr(_log, severity(settled.outcome))("change", **record(settled, now_s))
+    """Write the one line of a Change to where `configure` said; `now_s` is Unix time."""
+    (_Changes.sink or configure()).change(settled, now_s)
+
+
+class _Changes:
+    """Where they go: set by `configure`."""
+
+    sink: Sink | None = None
+
+
+def _stamp(now_s: float, *, is_json: bool) -> str:
+    """Write the time as structlog's stamper does: in UTC for machines, of the local day for people."""
+    if is_json:
+        return datetime.fromtimestamp(now_s, UTC).isoformat().replace("+00:00", "Z")
+    return datetime.fromtimestamp(now_s).astimezone().strftime("%H:%M:%S")
 
 
 class _SinkLogger:

@@ -19,9 +19,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from s3nsync.compare import Kind
-from s3nsync.figures import OUTCOMES, lag_s, outcome_name, size_bytes
+from s3nsync.figures import OUTCOMES, lag_s, outcome_name
 from s3nsync.lanes import LaneFigures
-from s3nsync.model import Report
+from s3nsync.model import Copied, Report
 
 MAX_VALUES = 100
 """The most numbers that one metric may hold in one line (the specification's limit)."""
@@ -91,7 +91,7 @@ class Lags:
 
 
 class Tally:
-    """What came together since the last line, for the service or for one bucket."""
+    """What came together since the last line for one bucket, or for what is of none of ours."""
 
     def __init__(self) -> None:
         """Start at zero."""
@@ -100,25 +100,29 @@ class Tally:
 
     def add(self, settled: Report, lag: float | None) -> None:
         """Count one settled Change."""
-        name = outcome_name(settled.outcome)
-        self.counts[name] += 1
-        self.counts["objects"] += name in {"copied", "deleted", "unchanged"}
-        self.counts["bytes"] += size_bytes(settled.outcome)
-        self.counts["retries"] += settled.verb == "retry"
-        self.counts["buried"] += settled.verb == "bury"
-        self.counts["coalesced"] += settled.coalesced
-        self.counts["ambiguous"] += settled.ambiguous
-        self.counts["checks_enqueued"] += settled.checked
+        counts = self.counts
+        counts[outcome_name(settled.outcome)] += 1
+        if isinstance(settled.outcome, Copied):
+            counts["bytes"] += settled.outcome.size_bytes
+        if settled.verb != "ack":
+            counts["retries"] += settled.verb == "retry"
+            counts["buried"] += settled.verb == "bury"
+        if settled.coalesced or settled.ambiguous or settled.checked:
+            counts["coalesced"] += settled.coalesced
+            counts["ambiguous"] += settled.ambiguous
+            counts["checks_enqueued"] += settled.checked
         if lag is not None:
             self.lags.add(lag)
 
-    def values(self) -> dict[str, float | list[float]]:
-        """Give the metrics that have something to say."""
-        found: dict[str, float | list[float]] = dict.fromkeys(ALWAYS, 0)
-        found.update({name: count for name, count in self.counts.items() if count})
-        if lags := self.lags.quantiles():
-            found["lag_s"] = lags
-        return found
+
+def _values(counts: Counter[str], lags: Lags) -> dict[str, float | list[float]]:
+    """Give the metrics that have something to say."""
+    found: dict[str, float | list[float]] = dict.fromkeys(ALWAYS, 0)
+    found.update({name: count for name, count in counts.items() if count})
+    found["objects"] = sum(counts[name] for name in ("copied", "deleted", "unchanged"))
+    if quantiles := lags.quantiles():
+        found["lag_s"] = quantiles
+    return found
 
 
 class Metrics:
@@ -144,27 +148,32 @@ class Metrics:
         self._namespace = namespace
         self._service = service
         self._buckets = frozenset(buckets)
-        self._total = Tally()
+        self._lags = Lags()
         self._by_bucket: dict[str, Tally] = {}
 
     def record(self, settled: Report) -> None:
         """Count one settled Change."""
-        lag = lag_s(settled, self._now_s())
-        self._total.add(settled, lag)
         bucket = settled.change.ref.bucket if settled.change is not None else ""
-        if bucket in self._buckets:
-            self._by_bucket.setdefault(bucket, Tally()).add(settled, lag)
+        tally = self._by_bucket.get(bucket)
+        if tally is None:
+            tally = self._by_bucket.setdefault(bucket if bucket in self._buckets else "", Tally())
+        lag = lag_s(settled, self._now_s())
+        tally.add(settled, lag)
+        if lag is not None:
+            self._lags.add(lag)
 
     def flush(self) -> None:
         """Write what came together, and start anew."""
-        total, by_bucket = self._total, self._by_bucket
-        self._total, self._by_bucket = Tally(), {}
+        lags, by_bucket = self._lags, self._by_bucket
+        self._lags, self._by_bucket = Lags(), {}
         timestamp_ms = int(self._now_s() * 1000)
-        values = {"heartbeat": 1, "in_flight": self._in_flight(), **total.values()}
+        total = sum((tally.counts for tally in by_bucket.values()), Counter[str]())
+        values = {"heartbeat": 1, "in_flight": self._in_flight(), **_values(total, lags)}
         self._write(emf_line(self._namespace, {"Service": self._service}, values, timestamp_ms))
+        by_bucket.pop("", None)
         for bucket, tally in sorted(by_bucket.items()):
             dimensions = {"Service": self._service, "Bucket": bucket}
-            self._write(emf_line(self._namespace, dimensions, tally.values(), timestamp_ms))
+            self._write(emf_line(self._namespace, dimensions, _values(tally.counts, tally.lags), timestamp_ms))
         before, self._lanes_before = self._lanes_before, self._lanes()
         for account, lane in self._lanes_before.items():
             dimensions = {"Service": self._service, "Account": account}

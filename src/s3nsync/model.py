@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["put", "delete", "check"]
 """What the event said happened. `check` is of our own making: look at the key again, it pays a debt."""
@@ -217,8 +217,7 @@ class Rejected:
 Outcome = Copied | Deleted | Unchanged | Ignored | Retry | Rejected
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """One settled Change, as the worker reports it to log, metrics and screen; times in seconds.
 
     `verb` is what became of the messages: ack, retry, bury; `lease lost` if it was gone,

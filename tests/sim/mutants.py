@@ -87,8 +87,8 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         ),
         Edit(
             SETTLER,
-            "done = await _all([queue.ack(each) for each in deliveries])",
-            "done = await _all([self._queues[each.queue].ack(each) for each in deliveries])",
+            "calls = [queue.ack(each) for each in hand.deliveries]",
+            "calls = [self._queues[each.queue].ack(each) for each in hand.deliveries]",
         ),
     ),
     "rule 6: what was written is remembered": (
@@ -234,13 +234,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     "messages served along are not counted": (
         Edit(SETTLER, "                coalesced=len(hand.leases) - 1,", "                coalesced=0,"),
     ),
-    "a settlement can be cut": (
-        Edit(
-            SETTLER,
-            "await _uncut(self._settle(hand, outcome, started_s))",
-            "await self._settle(hand, outcome, started_s)",
-        ),
-    ),
+    "a settlement can be cut": (Edit(SETTLER, "        hand.settling = True\n", ""),),
     "every check leaves another": (Edit(SETTLEMENT, "suspect = attempt > 1 or debt.may_land", "suspect = True"),),
     "a transient failure is acked": (
         Edit(SETTLEMENT, 'return Verdict("retry", after_s=after_s)', 'return Verdict("ack")'),
@@ -253,7 +247,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
             "        hand.debt.placed = True\n",
         ),
     ),
-    "slots leak": (Edit(LOOP, "await self._slots.give(taken - len(hands))", "await self._slots.give(0)"),),
+    "slots leak": (Edit(LOOP, "self._slots.give(taken - len(hands))", "self._slots.give(0)"),),
 }
 """By name. The rules are those of docs/design.md."""
 

@@ -258,6 +258,15 @@ def test_our_body_leaves_out_what_says_nothing() -> None:
 
 
 @steady
+@given(change=CHANGES, more=st.dictionaries(st.sampled_from(["Records", "s3nsync", "kind", "size", "x"]), JSON_VALUES))
+def test_the_short_way_of_our_own_bodies_reads_what_the_long_way_reads(change: Change, more: dict[str, object]) -> None:
+    """A body that begins as `encode` begins is read at once; with a space in front it is opened layer by layer."""
+    body = json.dumps({**json.loads(events.encode(change)), **more}, separators=(",", ":"))
+    assert events.survey(body) == events.survey(f" {body}")
+    for broken in (body[:-1], f"{body}]"):
+        assert len(events.survey(broken).undecodable) == 1
+
+
 @given(one=REFS, other=REFS)
 def test_each_key_has_a_group_of_its_own(one: ObjectRef, other: ObjectRef) -> None:
     """Group ids are 64 hexadecimal digits, equal exactly where bucket and key are."""

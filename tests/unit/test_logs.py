@@ -3,7 +3,10 @@
 import io
 import json
 import logging
+import re
+import time
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
@@ -189,6 +192,19 @@ def test_in_a_container_every_line_is_json() -> None:
     assert list(line)[:4] == ["time", "level", "event", "outcome"]
     assert line["event"] == "change"
     assert line["lag_s"] == 2.0
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_the_line_of_a_change_has_the_form_of_all_others(form: Literal["json", "console"]) -> None:
+    """It takes a shorter way to the sink, which nobody who reads the log can see."""
+    stream = io.StringIO()
+    configure(form, stream=stream)
+    now_s = time.time()
+    log_change(settled(), now_s)
+    structlog.get_logger("test").info("change", **record(settled(), now_s))
+    ours, others = (re.sub(r"\d\d:\d\d:\d\d(\.\d+)?", "TIME", line) for line in stream.getvalue().splitlines())
+    assert ours == others
+    assert "TIME" in ours
 
 
 def test_on_a_terminal_a_line_is_words() -> None:

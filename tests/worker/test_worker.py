@@ -110,15 +110,22 @@ async def test_messages_of_one_key_in_hand_are_one_look_and_are_acked_together()
 
 
 async def test_a_message_that_comes_during_the_look_gets_its_own() -> None:
-    """Nobody joins later (rule 5)."""
+    """Nobody joins later (rule 5), not even while the answer to the ack is on its way."""
     stage = Stage()
+    ack = stage.live.ack
 
     async def arrive(_change: Change, _hand: Hand) -> Outcome:
         if len(stage.engine.seen) == 1:
             stage.live.put(Change(REF, "put", sequencer="02"))
         return DONE
 
+    async def answered_late(delivery: Delivery) -> bool:
+        done = await ack(delivery)
+        await asyncio.sleep(0.01)
+        return done
+
     stage.engine.script = arrive
+    stage.live.ack = answered_late  # type: ignore[method-assign]
     stage.live.put(PUT)
     async with stage.running():
         await stage.until(lambda: stage.live.empty)

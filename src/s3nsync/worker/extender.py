@@ -53,8 +53,7 @@ class Extender:
                 if hand.is_stalled(self._stall_s):
                     log.error("work does not move and is cut", ref=str(hand.change.ref))
                     hand.progress()
-                    if hand.task is not None:
-                        hand.task.cancel()
+                    hand.cut()
                     continue
                 due.setdefault(hand.queue, []).extend(lease for lease in hand.leases if self._is_due(lease, now_s))
             await asyncio.gather(*(self._extend(self._queues[name], leases) for name, leases in due.items() if leases))

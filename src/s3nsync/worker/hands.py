@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,7 +28,11 @@ class Lease:
 
 @dataclass(slots=True, eq=False)
 class Hand:
-    """The messages of one key that were received together; the engine sees it as its `Hand`."""
+    """The messages of one key that were received together; the engine sees it as its `Hand`.
+
+    `settling`: what became of the key is known, and its messages are being settled: nothing may cut that short, for
+    half a settlement could lose a debt.
+    """
 
     change: Change
     queue: QueueName
@@ -37,6 +42,7 @@ class Hand:
     debt: Debt = field(default_factory=Debt)
     task: asyncio.Task[None] | None = None
     patient: bool = False
+    settling: bool = False
 
     @property
     def exclusive(self) -> bool:
@@ -46,12 +52,19 @@ class Hand:
     @property
     def attempt(self) -> int:
         """How often the most-tried message was received."""
-        return max(lease.delivery.attempt for lease in self.leases)
+        return (
+            self.leases[0].delivery.attempt if len(self.leases) == 1 else max(each.attempt for each in self.deliveries)
+        )
 
     @property
     def first_received_at_s(self) -> float:
         """When the oldest message was first received, in Unix seconds by the queue's clock."""
-        return min(lease.delivery.first_received_at_s for lease in self.leases)
+        return min(each.first_received_at_s for each in self.deliveries)
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Its messages."""
+        return [lease.delivery for lease in self.leases]
 
     def check(self) -> None:
         """Raise LeaseLost unless every lease is alive with a margin."""
@@ -71,7 +84,12 @@ class Hand:
 
     def is_stalled(self, stall_s: float) -> bool:
         """Say whether the work has not moved for so long."""
-        return not self.patient and self.clock_s() - self.moved_s > stall_s
+        return not (self.patient or self.settling) and self.clock_s() - self.moved_s > stall_s
+
+    def cut(self) -> None:
+        """Cancel the work, unless it is done and being settled."""
+        if self.task is not None and not self.settling:
+            self.task.cancel()
 
 
 class Patience:
@@ -99,26 +117,62 @@ def _hand_is_the_engines(hand: Hand) -> EngineHand:
 
 
 class Slots:
-    """How many keys may be worked on at once; a part is kept for the live queue."""
+    """How many keys may be worked on at once; a part is kept for the live queue.
+
+    Who waits stands in line, and is called once there is a slot for it: that one is no newcomer's. What else came free
+    until it gets to run is its too, so that one receive serves several.
+    """
 
     def __init__(self, total: int, kept_for_live: int) -> None:
         """Open `total` slots of which the last `kept_for_live` go to live messages only."""
         self.total = total
         self.free = total
         self._kept = kept_for_live
-        self._changed = asyncio.Condition()
+        self._closed = False
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._called = 0
 
     async def take(self, queue: QueueName, want: int) -> int:
-        """Wait for at least one slot this queue may use, and take up to `want`."""
+        """Wait for at least one slot this queue may use, and take up to `want`; 0 once they are closed."""
         kept = 0 if queue == "live" else self._kept
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.free > kept)
-            taken = min(want, self.free - kept)
-            self.free -= taken
-            return taken
+        while not self._closed and self.free - self._called <= kept:
+            await self._wait(kept)
+        if self._closed:
+            return 0
+        taken = min(want, self.free - self._called - kept)
+        self.free -= taken
+        return taken
 
-    async def give(self, n: int) -> None:
+    def give(self, n: int) -> None:
         """Give slots back."""
-        async with self._changed:
-            self.free += n
-            self._changed.notify_all()
+        self.free += n
+        self._call()
+
+    def close(self) -> None:
+        """Give nothing out any more, and let nobody wait."""
+        self._closed = True
+        self._call()
+
+    async def _wait(self, kept: int) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((kept, turn))
+        self._call()  # one that was called in vain leaves its slot to those behind it
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._waiting.remove((kept, turn))
+            else:  # called in the same moment
+                self._called -= 1
+                self._call()
+            raise
+        self._called -= 1
+
+    def _call(self) -> None:
+        """Call those in line for whom there is a slot."""
+        for each in tuple(self._waiting):
+            kept, turn = each
+            if (self._closed or self.free - self._called > kept) and not turn.done():
+                self._waiting.remove(each)
+                self._called += 1
+                turn.set_result(None)

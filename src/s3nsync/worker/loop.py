@@ -24,7 +24,7 @@ import structlog
 
 from s3nsync.engine import Hand as EngineHand
 from s3nsync.errors import LeaseLost, QueueError, QueueMissing, TransportError, UndecodableEvent
-from s3nsync.events import decode, group_id
+from s3nsync.events import decode, group_id, survey
 from s3nsync.model import Change, Delivery, Outcome, QueueName, Report, Retry
 from s3nsync.queues import Queue
 from s3nsync.worker.extender import Extender
@@ -165,6 +165,7 @@ class Worker:
     def stop(self) -> None:
         """Take nothing more; hands finish or are given back. Safe to call twice and from a signal handler."""
         self._stopping.set()
+        self._slots.close()
 
     async def stopped(self) -> None:
         """Wait until the worker is told to stop, or stops by itself."""
@@ -219,11 +220,11 @@ class Worker:
                 continue
             # An idle poll holds one slot only: the others are for whoever has work.
             want = RECEIVE_MAX if self._is_full[queue.name] else 1
-            taken = await self._take_slots(queue.name, want)
+            taken = await self._slots.take(queue.name, min(want, max(1, self._gate.appetite())))
             if not taken:
-                continue
+                continue  # the worker is to stop
             if self._expects_nothing(queue.name, helps=helps):
-                await self._slots.give(taken)
+                self._slots.give(taken)
                 continue
             try:
                 await self._receive(queue, taken)
@@ -240,17 +241,6 @@ class Worker:
             return True
         return helps and not self._is_full[name]
 
-    async def _take_slots(self, name: QueueName, want: int) -> int:
-        """Take slots, or none if the worker is to stop first."""
-        take = asyncio.ensure_future(self._slots.take(name, min(want, max(1, self._gate.appetite()))))
-        stop = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait([take, stop], return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if take.done():
-            return take.result()
-        take.cancel()
-        return 0
-
     async def _receive(self, queue: Queue, taken: int) -> None:
         """Receive into slots already taken; each key's messages use one, the rest go back."""
         hands: list[Hand] = []
@@ -265,10 +255,12 @@ class Worker:
             else:
                 hands = await self._sort(queue, deliveries, asked_s)
         finally:
-            await self._slots.give(taken - len(hands))
+            self._slots.give(taken - len(hands))
+        loop = asyncio.get_running_loop()
         for hand in hands:
             self._hands.add(hand)
-            hand.task = asyncio.create_task(self._work(hand), name=f"hand {hand.change.ref}")
+            hand.task = loop.create_task(self._work(hand))
+        await asyncio.sleep(0)  # they begin before more is asked for: one may be the try of a route that has rested
 
     async def _give_back(self, queue: Queue, deliveries: Sequence[Delivery]) -> None:
         given = await asyncio.gather(*(queue.retry(each, 0.0) for each in deliveries), return_exceptions=True)
@@ -280,12 +272,9 @@ class Worker:
         """Sort messages into hands by key; those that are not one Change in its own group are settled here."""
         hands: dict[str, Hand] = {}
         for delivery in deliveries:
-            try:
-                change = await self._only_change(queue, delivery)
-            except (QueueError, TransportError) as error:
-                log.warning("could not re-send a message; it comes back", queue=queue.name, reason=error.message)
-                continue
+            change = only_change(delivery)
             if change is None:
+                await self._send_home(queue, delivery)
                 continue
             lease = Lease(delivery, asked_s, asked_s + self._limits.lease_s)
             hand = hands.get(delivery.group)
@@ -295,30 +284,25 @@ class Worker:
                 hand.leases.append(lease)
         return list(hands.values())
 
-    async def _only_change(self, queue: Queue, delivery: Delivery) -> Change | None:
-        """Decode a message; anything but one Change in its key's own group is re-sent in that form, or buried.
+    async def _send_home(self, queue: Queue, delivery: Delivery) -> None:
+        """Settle a message that is not one Change in its key's own group: it is re-sent in that form, or buried.
 
         Sending comes before the ack, so nothing is lost in between; a message sent twice is harmless.
         """
         try:
             decoded = decode(delivery.body)
+            if decoded.changes:
+                await queue.send(decoded.changes, fresh=True)
+                self.settled["rehomed"] += len(decoded.changes)
+            if decoded.undecodable:
+                why = "; ".join(decoded.undecodable)
+                await self._settler.bury_unread(queue, delivery, why, UndecodableEvent.default_hint)
+            else:
+                await queue.ack(delivery)
         except UndecodableEvent as error:
             await self._settler.bury_unread(queue, delivery, error.message, error.hint)
-            return None
-        if len(decoded.changes) == 1 and not decoded.undecodable:
-            (change,) = decoded.changes
-            if delivery.group == group_id(change.ref):
-                return change
-        if decoded.changes:
-            await queue.send(decoded.changes, fresh=True)
-            self.settled["rehomed"] += len(decoded.changes)
-        if decoded.undecodable:
-            await self._settler.bury_unread(
-                queue, delivery, "; ".join(decoded.undecodable), UndecodableEvent.default_hint
-            )
-        else:
-            await queue.ack(delivery)
-        return None
+        except (QueueError, TransportError) as error:
+            log.warning("could not re-send a message; it comes back", queue=queue.name, reason=error.message)
 
     # --- working ---
 
@@ -334,7 +318,7 @@ class Worker:
             if self._saturated:
                 self._expect_answer_from(self._clock_s())
             self._hands.discard(hand)
-            await self._slots.give(1)
+            self._slots.give(1)
 
     async def _replicate(self, hand: Hand) -> Outcome | None:
         """Run the engine; None means that the lease was lost."""
@@ -366,8 +350,8 @@ class Worker:
     async def _cut_hands(self) -> None:
         """Cut what is left; each hand gives its messages back by itself."""
         tasks = [hand.task for hand in self._hands if hand.task is not None]
-        for task in tasks:
-            task.cancel()
+        for hand in self._hands:
+            hand.cut()
         if tasks:
             _, left = await asyncio.wait(tasks, timeout=CUT_WITHIN_S)
             if left:
@@ -388,7 +372,7 @@ class Worker:
                 continue
             waiting = any(depth.visible + depth.in_flight + depth.delayed for depth in depths)
             quiet = 0 if waiting or self._hands else quiet + 1
-        self._stopping.set()
+        self.stop()
 
     async def _nap(self, seconds: float) -> None:
         """Sleep, but wake when the worker is to stop."""
@@ -397,3 +381,12 @@ class Worker:
         await asyncio.wait([stop, nap], return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         nap.cancel()
+
+
+def only_change(delivery: Delivery) -> Change | None:
+    """Give what a message speaks of if that is one Change, in its key's own group; None for any other."""
+    decoded = survey(delivery.body)
+    if len(decoded.changes) != 1 or decoded.undecodable:
+        return None
+    change = decoded.changes[0]
+    return change if delivery.group == group_id(change.ref) else None

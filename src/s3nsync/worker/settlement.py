@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from s3nsync.decide import is_hopeless
 from s3nsync.engine import Debt
 from s3nsync.model import Outcome, Rejected, Retry
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What to do with a hand's messages; `check`: put a Check on the queue first."""
 
     verb: Literal["ack", "retry", "bury", "leave"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -53,7 +53,38 @@ class Settler:
 
     async def settle(self, hand: Hand, outcome: Outcome | None, started_s: float) -> None:
         """Settle a hand whose work began then, and report it; None means that its lease was lost. It cannot be cut."""
-        await _uncut(self._settle(hand, outcome, started_s))
+        hand.settling = True
+        attempt = hand.attempt
+        verdict = settle(
+            outcome,
+            attempt=attempt,
+            first_received_at_s=hand.first_received_at_s,
+            debt=hand.debt,
+            grace_s=self._grace_s,
+            now_s=self._now_s(),
+        )
+        checked = verdict.check and await self._owe_check(hand)
+        if verdict.check and not checked and verdict.verb != "leave":
+            # Without its Check the message itself must go on owing: as a later attempt it brings the Check along.
+            verdict = Verdict("retry", after_s=self._grace_s)
+        how = await self._apply(hand, verdict)
+        if how == "lease lost" and hand.debt.sent and not verdict.check:
+            # Rule 3: a refused settlement is a lost lease, and something was sent under it.
+            checked = await self._owe_check(hand)
+        self._tell(
+            Report(
+                change=hand.change,
+                queue=hand.queue,
+                outcome=outcome,
+                verb=how,
+                attempt=attempt,
+                seconds=self._clock_s() - started_s,
+                sent_at_s=min([each.sent_at_s for each in hand.deliveries]),
+                coalesced=len(hand.leases) - 1,
+                ambiguous=hand.debt.may_land,
+                checked=checked,
+            )
+        )
 
     async def bury_unread(self, queue: Queue, delivery: Delivery, reason: str, hint: str) -> None:
         """Bury a message that nobody can make sense of, and report it: it has no key, but it has a reason."""
@@ -73,60 +104,29 @@ class Settler:
             )
         )
 
-    async def _settle(self, hand: Hand, outcome: Outcome | None, started_s: float) -> None:
-        verdict = settle(
-            outcome,
-            attempt=hand.attempt,
-            first_received_at_s=hand.first_received_at_s,
-            debt=hand.debt,
-            grace_s=self._grace_s,
-            now_s=self._now_s(),
-        )
-        checked = verdict.check and await self._owe_check(hand)
-        if verdict.check and not checked and verdict.verb != "leave":
-            # Without its Check the message itself must go on owing: as a later attempt it brings the Check along.
-            verdict = Verdict("retry", after_s=self._grace_s)
-        how = await self._apply(hand, verdict)
-        if how == "lease lost" and hand.debt.sent and not verdict.check:
-            # Rule 3: a refused settlement is a lost lease, and something was sent under it.
-            checked = await self._owe_check(hand)
-        oldest = min(hand.leases, key=lambda lease: lease.delivery.sent_at_s).delivery
-        self._tell(
-            Report(
-                change=hand.change,
-                queue=hand.queue,
-                outcome=outcome,
-                verb=how,
-                attempt=hand.attempt,
-                seconds=self._clock_s() - started_s,
-                sent_at_s=oldest.sent_at_s,
-                coalesced=len(hand.leases) - 1,
-                ambiguous=hand.debt.may_land,
-                checked=checked,
-            )
-        )
-
     def _tell(self, report: Report) -> None:
         """Count what was settled, by the word that log and metrics use, and pass it on."""
         self.settled[settled_name(report)] += 1
-        self.settled["coalesced"] += report.coalesced
+        if report.coalesced:
+            self.settled["coalesced"] += report.coalesced
         self._report(report)
 
     async def _apply(self, hand: Hand, verdict: Verdict) -> str:
         """Do what the verdict says to each message; gives the verb, or why it could not be done."""
         queue = self._queues[hand.queue]
-        deliveries = [lease.delivery for lease in hand.leases]
+        match verdict.verb:
+            case "leave":
+                return "lease lost"
+            case "ack":
+                calls = [queue.ack(each) for each in hand.deliveries]
+            case "retry":
+                calls = [queue.retry(each, verdict.after_s) for each in hand.deliveries]
+            case "bury":
+                burials = [(each, self._burial(each, hand, verdict.reason, verdict.hint)) for each in hand.deliveries]
+                calls = [queue.bury(each, burial) for each, burial in burials]
         try:
-            match verdict.verb:
-                case "leave":
-                    return "lease lost"
-                case "ack":
-                    done = await _all([queue.ack(each) for each in deliveries])
-                case "retry":
-                    done = await _all([queue.retry(each, verdict.after_s) for each in deliveries])
-                case "bury":
-                    burials = [(each, self._burial(each, hand, verdict.reason, verdict.hint)) for each in deliveries]
-                    done = await _all([queue.bury(each, burial) for each, burial in burials])
+            # One alone, as nearly always, needs no task of its own.
+            done = [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
         except QueueMissing as error:
             self._die(error)
             return "unsettled"
@@ -175,20 +175,3 @@ class Settler:
             hint="if its message does not come back, verify this key",
         )
         return False
-
-
-async def _all(calls: Sequence[Coroutine[None, None, bool]]) -> Sequence[bool]:
-    """Await the calls together; one alone, as nearly always, without a task of its own."""
-    return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
-
-
-async def _uncut(settling: Coroutine[None, None, None]) -> None:
-    """Finish a settlement whatever is cancelled meanwhile: half a settlement could lose a debt."""
-    task = asyncio.ensure_future(settling)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise
-    task.result()
