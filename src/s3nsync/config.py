@@ -49,6 +49,13 @@ def load(path: Path | None, env: Mapping[str, str], *, accounts: bool = True, qu
     return draft.settle(routes)
 
 
+def settings_file(path: Path | None, env: Mapping[str, str]) -> Path | None:
+    """Give the TOML file that `load` reads: the one named, or the one in the working directory, or None."""
+    if path is not None or env.get("S3NSYNC_CONFIG", "").strip():
+        return path or Path(env["S3NSYNC_CONFIG"])
+    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+
+
 def parse_secret(text: str, *, where: str) -> dict[str, str]:
     """Give host, user and key from a secret's JSON text; raises ConfigError that names `where` and the missing parts.
 
@@ -90,10 +97,9 @@ class _Draft:
 
     def read_file(self, path: Path | None, env: Mapping[str, str]) -> None:
         """Take the TOML file, if one is named or lies in the working directory."""
-        chosen = path or (Path(env["S3NSYNC_CONFIG"]) if "S3NSYNC_CONFIG" in env else None)
-        if chosen is None and not DEFAULT_FILE.is_file():
+        chosen = settings_file(path, env)
+        if chosen is None:
             return
-        chosen = chosen or DEFAULT_FILE
         self.file = str(chosen)
         self.table = _read_toml(chosen)
 

@@ -129,6 +129,11 @@ def human_bytes(size: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def exact_bytes(size: int) -> str:
+    """Give a size to the byte, and the way people read it."""
+    return f"{size:,} B" if size < 1024 else f"{size:,} B ({human_bytes(size)})"
+
+
 def counted(count: int, what: str) -> str:
     """Give a count of things: `1 file`, `12,000 files`."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from s3nsync.cli.by_hand import Access, advise
-from s3nsync.cli.ns import _chunks, app
+from s3nsync.cli.by_hand import advise
+from s3nsync.cli.ns import app
+from s3nsync.cli.ns.access import Access
+from s3nsync.cli.ns.transfers import _chunks
 from s3nsync.emulator import Emulator, Fault, running
 from s3nsync.errors import (
     ConfigError,
@@ -327,7 +329,7 @@ def test_ls_shows_a_directory_or_a_file(full: Shell) -> None:
     """Directories end in a slash; sizes and times are for people, JSON for programs."""
     lines = sorted(full("ls", "/123456").stdout.splitlines(), key=lambda line: line[-2:])
     assert [line.split()[-1] for line in lines] == ["a", "d/"]
-    assert lines[0].startswith("    1 byte  2")
+    assert lines[0].startswith("       1 B  2")
     assert full("ls", "/123456/a").stdout.rstrip().endswith("Z  a")
     assert [entry["path"] for entry in full.json("ls", "/123456/d/b")] == ["/123456/d/b"]
     full("ls", "/123456/nothing", exit_code=4)
@@ -353,7 +355,7 @@ def test_tree_shows_everything_below(full: Shell) -> None:
 def test_stat_shows_one_path(full: Shell) -> None:
     """Files with size and MD5, directories even when implicit, nothing as exit code 4."""
     text = full("stat", "/123456/d/b").stdout
-    assert "size    3 (3 bytes)" in text
+    assert "size    3 B\n" in text
     assert hashlib.md5(b"d/b", usedforsecurity=False).hexdigest() in text
     assert full.json("stat", "/123456/d")[0]["type"] == "dir"
     assert "nothing at this path" in full("stat", "/123456/x", exit_code=4).stderr
@@ -363,13 +365,13 @@ def test_du_adds_up(full: Shell) -> None:
     """Both figures, for people and programs."""
     [usage] = full.json("du", "/123456/d")
     assert usage["total_bytes"] == 3 + 5 + 6
-    assert "14 bytes in" in full("du", "/123456/d").stdout
+    assert "14 B in" in full("du", "/123456/d").stdout
 
 
 def test_du_of_a_file_is_its_size(full: Shell) -> None:
     """One file, and what it holds; nothing there is exit code 4."""
     assert full.json("du", "/123456/d/b") == [{"path": "/123456/d/b", "files": 1, "total_bytes": 3}]
-    assert full("du", "/123456/d/b").stdout == "3 bytes in 1 file  /123456/d/b\n"
+    assert full("du", "/123456/d/b").stdout == "3 B in 1 file  /123456/d/b\n"
     full("du", "/123456/nothing", exit_code=4)
 
 
@@ -405,7 +407,7 @@ def test_rm_of_a_tree_asks_first_and_says_how_much_it_is(full: Shell) -> None:
     for answer in (b"n\n", b"\x04"):
         code, said = on_a_terminal(full, answer, "rm", "-r", "/123456/d")
         assert code == 1
-        assert "Remove 14 bytes in" in said
+        assert "Remove 14 B in" in said
         assert "nothing was removed" in said
     assert len(full.paths) == 5
     assert on_a_terminal(full, b"y\n", "rm", "-r", "/123456/d")[0] == 0
@@ -529,6 +531,92 @@ def test_a_secret_and_a_name_that_say_different_things_are_refused(name: str) ->
     with pytest.raises(ConfigError, match=f"NS_SECRET and {name}: say different things") as caught:
         Access.from_environment({"NS_SECRET": secret, name: "other-s3cret", "HOME": "/root"})
     assert "s3cret" not in caught.value.message + caught.value.hint
+
+
+TWO_ACCOUNTS = """
+region = "eu-central-1"
+
+[accounts.media]
+host = "{host}"
+user = "user"
+key = "{key}"
+insecure_http = true
+
+[accounts.software]
+host = "{host}"
+user = "nobody"
+key = "{key}"
+insecure_http = true
+
+[[routes]]
+bucket = "media"
+cpcode = "123456"
+account = "media"
+
+[[routes]]
+bucket = "soft"
+cpcode = "777"
+account = "software"
+"""
+
+
+@pytest.fixture
+def settled(ns: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Give a shell without NS_ variables, in a directory with a settings file."""
+    text = TWO_ACCOUNTS.format(host=ns.env["NS_HOSTNAME"], key=KEY)
+    (tmp_path / "s3nsync.toml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    ns.env = dict.fromkeys(ns.env, "")
+    return ns
+
+
+def test_ns_uses_the_settings_file_and_the_account_of_the_cp_code(settled: Shell, local_file: Path) -> None:
+    """As every other verb does: the one in the working directory; routes say which account a CP code is of."""
+    settled("put", str(local_file), "/123456/a")
+    assert settled.paths == ["/123456/a"]
+    file = Path("s3nsync.toml")
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('account = "media"', 'account = "software"'), encoding="utf-8")
+    settled("ls", "/123456", exit_code=3)  # as somebody whom the store does not know
+
+
+def test_an_account_may_be_named(settled: Shell) -> None:
+    """Whatever the routes say; a name that is none is told with those there are."""
+    settled("mkdir", "/123456/d", "--account", "media")
+    settled("ls", "/123456", "--account", "software", exit_code=3)
+    assert "media, software" in settled("ls", "/123456", "--account", "sofware", exit_code=2).stderr
+
+
+def test_a_cp_code_of_no_route_needs_a_name_where_there_are_several_accounts(settled: Shell) -> None:
+    """Nothing is sent to the wrong one by mistake."""
+    result = settled("ls", "/999", exit_code=2)
+    assert "media, software" in result.stderr
+    assert "--account NAME" in result.stderr
+    assert settled.emulator.requests == []
+
+
+def test_a_settings_file_may_be_named(settled: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By --config or S3NSYNC_CONFIG; one that is not there is wrong usage."""
+    file = str((tmp_path / "s3nsync.toml").rename(tmp_path / "other.toml"))
+    assert "no credentials" in settled("du", "/123456", exit_code=2).stderr
+    settled("mkdir", "/123456/d", "--config", file)
+    settled("ls", "/123456", "--config", "none.toml", exit_code=2)
+    monkeypatch.setenv("S3NSYNC_CONFIG", file)
+    settled("mkdir", "/123456/e")
+
+
+def test_ns_variables_win_over_the_file_and_fill_it_in(settled: Shell, tmp_path: Path) -> None:
+    """A key that is better kept out of files may come by the environment alone."""
+    whole = {"NS_HOSTNAME": "127.0.0.1:1", "NS_USER": "user", "NS_KEY": KEY, "NS_INSECURE_HTTP": "1"}
+    settled.env |= whole
+    assert "127.0.0.1:1" in settled("ls", "/123456", exit_code=3).stderr
+    settled("mkdir", "/123456/d", "--account", "media")
+    settled.env |= dict.fromkeys(whole, "") | {"NS_KEY": KEY}
+    file = tmp_path / "s3nsync.toml"
+    one = file.read_text(encoding="utf-8").split("[accounts.software]")[0].replace("accounts.media", "accounts.default")
+    text = one.replace(f'key = "{KEY}"', "") + '[[routes]]\nbucket = "media"\ncpcode = "123456"\n'
+    file.write_text(text, encoding="utf-8")
+    settled("mkdir", "/123456/e")
 
 
 def test_plain_http_beyond_loopback_is_wrong_usage(ns: Shell) -> None:

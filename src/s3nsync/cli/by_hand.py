@@ -1,4 +1,4 @@
-"""NetStorage used by a person: who they are there, what a path is, and what to do when something fails.
+"""NetStorage used by a person: what a path is, and what to do when something fails.
 
 The error types advise the worker, which tries again by itself; `advise` says what a person does instead.
 """
@@ -6,9 +6,7 @@ The error types advise the worker, which tries again by itself; `advise` says wh
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
 from s3nsync.errors import (
     ConfigError,
@@ -26,53 +24,6 @@ from s3nsync.errors import (
 from s3nsync.netstorage.wire import request_target
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Where NetStorage is and who we are there."""
-
-    hostname: str
-    user: str
-    key: str = field(repr=False)
-    ca_file: str | None = None
-    insecure_http: bool = False
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Access:
-        """Read the NS_ variables; ConfigError names all that are missing, or said twice in different ways."""
-        secret = _secret(environment.get("NS_SECRET", ""))
-        single = {name: value for name, value in environment.items() if value}
-        if different := [n for n, v in secret.items() if n.startswith("NS_") and single.get(n, v) != v]:
-            msg = f"NS_SECRET and {', '.join(different)}: say different things"
-            raise ConfigError(msg, hint="keep one or the other: unset NS_SECRET, or the single names")
-        known = secret | single
-        missing = [name for name in ("NS_HOSTNAME", "NS_USER", "NS_KEY") if name not in known]
-        if missing:
-            msg = f"no credentials for NetStorage: {', '.join(missing)} not set"
-            raise ConfigError(msg, hint="set NS_SECRET to JSON with NS_HOSTNAME, NS_USER and NS_KEY, or all three")
-        return cls(
-            known["NS_HOSTNAME"],
-            known["NS_USER"],
-            known["NS_KEY"],
-            known.get("NS_CA_FILE"),
-            known.get("NS_INSECURE_HTTP") == "1",
-        )
-
-
-def _secret(text: str) -> dict[str, str]:
-    """Read NS_SECRET; nothing of it is ever quoted in an error."""
-    if not text:
-        return {}
-    try:
-        fields: object = json.loads(text)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
-        raise ConfigError(
-            "NS_SECRET is not a JSON object of strings", hint='{"NS_HOSTNAME": …, "NS_USER": …, "NS_KEY": …}'
-        )
-    return fields
-
-
 def check_path(path: str) -> None:
     """Refuse what cannot be a path before anything is sent: ConfigError, for it is wrong usage."""
     if not path.startswith("/"):
@@ -88,8 +39,8 @@ def check_path(path: str) -> None:
 
 _MAY_BE_STORED = "run it again; what was sent may have been stored"
 _ADVICE: Mapping[type[S3nsyncError], str] = {
-    TlsRefused: "check NS_HOSTNAME; for a private certificate authority set NS_CA_FILE to its PEM file",
-    ConnectFailed: "check NS_HOSTNAME, and that this machine may connect to it",
+    TlsRefused: "check the host (NS_HOSTNAME); for a certificate authority of your own set NS_CA_FILE (ca_file)",
+    ConnectFailed: "check the host (NS_HOSTNAME), and that this machine may connect to it",
     ConnectionLost: "run it again; if it goes on, check the network path to the host",
     Stalled: "run it again; if it goes on, check the network path to the host",
     TargetClock: "set this machine's clock (NTP), then run it again",

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from s3nsync import __version__
-from s3nsync.app import App, assemble, resolve
+from s3nsync.app import App, assemble, relax_collector, resolve
 from s3nsync.cli import failed, ns, options, sync, verify
 from s3nsync.cli.shell import finish, new_ui, parse_ref, run_async, settings_of, tidy
 from s3nsync.cli.ui import Ui
@@ -75,6 +75,7 @@ def drain(*, config: options.ConfigFile = None, as_json: options.AsJson = False)
 
 
 async def _replicate(ui: Ui, settings: Settings, *, drain: bool) -> None:
+    relax_collector()
     settings = await resolve(settings)
     sink = configure(settings.log.format, settings.log.level, settings.secrets())
     ui.redact = sink.redact

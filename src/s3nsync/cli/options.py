@@ -99,6 +99,21 @@ Patterns = Annotated[list[str], typer.Argument(metavar="PATTERN...", help="Names
 
 RemotePath = Annotated[str, typer.Argument(metavar="PATH", help="/CPCODE/directory/name")]
 AccountName = Annotated[
-    str, typer.Option("--account", metavar="NAME", help="The upload account of the settings; else the CP code's.")
+    str,
+    typer.Option(
+        "--account", metavar="NAME", help="The settings' account of that name; else NS_*, else the CP code's."
+    ),
 ]
+Depth = Annotated[int | None, typer.Option(min=1, metavar="N", help="Levels to go down; all if not given.")]
+LocalTarget = Annotated[str, typer.Argument(metavar="LOCAL", help="File or directory to write to; - is stdout.")]
+Resume = Annotated[bool, _flag("--resume", what="Go on with what an earlier try has left.")]
+LocalSource = Annotated[str, typer.Argument(metavar="LOCAL", help="File or directory to send; - is stdin.")]
+WhereTo = Annotated[str, typer.Argument(metavar="PATH", help="Where to; after a final / the local name is kept.")]
+Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Files under way at once.")]
 Recursive = Annotated[bool, _flag("--recursive", "-r", what="Everything below it too.")]
+Quick = Annotated[bool, _flag("--quick", what="Let NetStorage remove the tree, at some later time.")]
+Confirm = Annotated[str, typer.Option(metavar="PATH", help="With --quick: the same path once more.")]
+Deletes = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Deletes under way at once.")]
+Parents = Annotated[bool, _flag("--parents", "-p", what="Its parents first; FileStore needs them.")]
+FromPath = Annotated[str, typer.Argument(metavar="FROM", help="A file or symlink.")]
+ToPath = Annotated[str, typer.Argument(metavar="TO", help="In the same CP code; after a final / keeps its name.")]

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from s3nsync.app import App, assemble
+from s3nsync.app import App, assemble, relax_collector
 from s3nsync.cli.shell import parse_ref
 from s3nsync.cli.ui import Show, Ui
 from s3nsync.direct import Direct, idle_queues, working
@@ -92,6 +92,7 @@ async def _nothing(_changes: Sequence[Change] = ()) -> None:
 @asynccontextmanager
 async def open_hands(ui: Ui, settings: Settings, *, writes: bool, direct: bool) -> AsyncIterator[Hands]:
     """Open both sides and, if anything is to be written, the way there."""
+    relax_collector()
     async with AsyncExitStack() as stack:
         if writes and direct:
             yield await _open_direct(ui, settings, stack)

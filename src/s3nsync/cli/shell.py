@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import typer
 
-from s3nsync.app import relax_collector
 from s3nsync.cli import interrupts
 from s3nsync.cli.ui import Ui
 from s3nsync.config import load
@@ -52,7 +51,6 @@ def finish(ui: Ui, action: Callable[[], int | None]) -> None:
 
 def run_async(work: Coroutine[object, object, T]) -> T:
     """Run a coroutine to its end, on uvloop where it is installed; Ctrl-C cancels it."""
-    relax_collector()
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
         return runner.run(work)

@@ -154,12 +154,12 @@ class Backfill:
     async def _warn_of_wiring(self, routes: Sequence[Route]) -> None:
         """Say it if a bucket sends no events: what changes while this runs would fall between."""
         if self._settings.queues is None:
-            self._ui.note("note: no queues are set up, so what changes while this runs is not copied: run it again")
+            self._ui.warn("note: no queues are set up, so what changes while this runs is not copied: run it again")
             return
         for bucket in sorted({route.bucket for route in routes}):
             for finding in await wiring(self._settings, bucket):
                 if finding.level == "failed":
-                    self._ui.note(f"warning: {finding.what}; wire the events first, else what changes now is missed")
+                    self._ui.warn(f"warning: {finding.what}; wire the events first, else what changes now is missed")
 
     def _progress(self, hands: Hands) -> Shown:
         sent = sum(self._sent.sent.values())

@@ -74,6 +74,10 @@ class Ui:
         if not self.as_json:
             self._line(self._stderr, "\n".join(printable(line) for line in text.split("\n")))
 
+    def warn(self, text: str) -> None:
+        """Say something that nobody should miss, programs' keepers included: on standard error in either form."""
+        self._line(self._stderr, printable(text))
+
     def fail(self, error: BaseException) -> int:
         """Show a failure and give its exit code; anything but an S3nsyncError is a bug of ours, and says so."""
         what, hint, code = _verdict(error)

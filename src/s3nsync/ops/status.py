@@ -37,7 +37,7 @@ from s3nsync.app import App
 from s3nsync.compare import Evidence, Finding, SourceItem, TargetItem, look_closer
 from s3nsync.decide import Reject, Wait, decide, lost_metadata
 from s3nsync.errors import QueueError, S3nsyncError, SourceArchived
-from s3nsync.figures import human_bytes, human_time, utc
+from s3nsync.figures import exact_bytes, human_time, utc
 from s3nsync.mapping import FolderMarker, OutOfScope, Placed, Placement, Refused, place
 from s3nsync.model import Gone, ObjectRef, Route, SourceInfo
 from s3nsync.netstorage import Entry
@@ -410,7 +410,7 @@ def _told(side: dict[str, object] | None) -> Iterator[str]:
         if name == "checksums" and isinstance(value, dict):
             yield from (f"{algorithm} {digest}" for algorithm, digest in value.items())
         elif name == "size_bytes" and isinstance(value, int):
-            yield f"{value:,} B" if value < 1024 else f"{value:,} B ({human_bytes(value)})"
+            yield exact_bytes(value)
         elif name.endswith("_s") and isinstance(value, int):
             yield f"{'written' if name.startswith('last') else 'time'} {utc(value)}"
         elif value is not None:
