@@ -1,199 +1,64 @@
-"""How many keys a second are listed on both sides and compared, and how much memory that takes.
+"""How many keys a second `s3nsync verify` compares, and how much memory that takes, beside rclone in the same run.
 
-    a process of its own, which makes up keys  ->  S3 pages       -> listing -+
-                                               ->  list or dir    -> listing -+-> join, compare (this process)
+    made_up.py, a process of its own  ->  S3 pages       -> listing -+
+                                      ->  list or dir    -> listing -+-> join, judge, HEAD what is open
 
-Keys lie in directories of 1,000; a few are missing or differ on NetStorage, and are counted, so that nothing can be
-skipped for speed. The figure to trust is keys for each CPU second of this process: parsing, joining, judging, HTTP
-without TLS. Memory is this process's peak, Python and libraries included (the first line has those alone).
-`--rclone` lists the same S3 keys by `rclone size --fast-list` in the same run.
+Each client is a process of its own. Ours is what `s3nsync verify` runs: listings, join, judgement, a HEAD for each
+object whose ETag is not NetStorage's md5. What differs is counted, so that nothing can be skipped for speed. The figure
+to trust is keys (of each side) for a CPU second of the client: parsing, joining, judging, HTTP without TLS. Memory is
+the process's, Python and libraries included, sampled through the run; its peak may not grow with the number of keys.
 
-    python bench/listing.py [--keys 1000000] [--store objectstore|filestore] [--rclone]
+rclone compares the same keys on the same servers (`rclone check`, MD5 against MD5), and lists S3's alone
+(`rclone size --fast-list`), of at most `--rclone-keys`: it needs some 1 KiB of memory for each.
+
+    python -m bench.listing [--keys 1000000] [--store both] [--rclone-keys 200000] [--quick]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
-from html import escape
-from urllib.parse import parse_qsl, unquote, urlsplit
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from s3nsync.compare import Compared, Scope, compare, join
+import uvloop
+from bench.made_up import BUCKET, CPCODE, KEY, USER, Store, is_altered, is_missing, made_up
+from bench.path_client import AnyCredentials
+
+from s3nsync.app import relax_collector
+from s3nsync.compare import Kind, Scope
 from s3nsync.http import Http, Origin
 from s3nsync.model import Route
 from s3nsync.netstorage import Account, NetStorage
-from s3nsync.reconcile.listing import list_bucket, list_directory
+from s3nsync.reconcile.sides import Selection, joined
+from s3nsync.reconcile.verify import Care, Verifier
 from s3nsync.s3 import S3
-from s3nsync.sigv4 import Credentials
 
-BUCKET, CPCODE, USER, KEY = "bench", "123456", "bench", "a-key-for-the-bench"
-DIRECTORY_KEYS = 1_000
-S3_PAGE = 1_000
-LIST_PAGE = 5_000
 ROUTE = Route(BUCKET, CPCODE)
+SLICES = 20
+"""Stretches of the run of which each one's peak memory is told."""
 
+SAMPLE_S = 0.1
+MOST_GROWTH_MIB = 32
+"""How much more memory the last half of a run may take than the first: what the allocator needs to settle."""
 
-# --- the made-up stores ----------------------------------------------------------------------------------------
-
-
-class Names(Sequence[str]):
-    """So many keys in order, none of them held."""
-
-    def __init__(self, count: int) -> None:
-        """Set their number."""
-        self._count = count
-
-    def __len__(self) -> int:
-        """Count the keys."""
-        return self._count
-
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # slices are not needed
-        """Make up a key."""
-        return f"media/{index // DIRECTORY_KEYS:06d}/object-{index:09d}.jpg"
-
-
-def md5_of(index: int) -> str:
-    """Make up a digest."""
-    return f"{index * 0x9E3779B97F4A7C15 % (1 << 128):032x}"
-
-
-def is_missing(index: int) -> bool:
-    """Say whether NetStorage lacks a key."""
-    return index % 10_000 == 7
-
-
-def is_altered(index: int) -> bool:
-    """Say whether NetStorage has other bytes of a key."""
-    return index % 10_000 == 8
-
-
-class Stores:
-    """Both stores' answers to the questions that listings ask."""
-
-    def __init__(self, count: int) -> None:
-        """Set the number of keys."""
-        self._names = Names(count)
-
-    def s3(self, query: dict[str, str]) -> str:
-        """Word a page of ListObjectsV2."""
-        after = query.get("continuation-token") or query.get("start-after", "")
-        prefix = query.get("prefix", "")
-        at = max(bisect_right(self._names, after), bisect_left(self._names, prefix))
-        if "delimiter" in query:
-            return self._prefixes(prefix, at, int(query.get("max-keys", S3_PAGE)))
-        end = min(at + S3_PAGE, len(self._names))
-        more = end < len(self._names) and self._names[end].startswith(prefix)
-        return _s3_page("".join(map(self._contents, range(at, end))), self._names[end - 1] if more else None)
-
-    def _contents(self, index: int) -> str:
-        return (
-            f"<Contents><Key>{self._names[index]}</Key><LastModified>2024-05-01T10:00:00.000Z</LastModified>"
-            f"<ETag>&quot;{md5_of(index)}&quot;</ETag><ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm>"
-            "<ChecksumType>FULL_OBJECT</ChecksumType><Size>12345</Size><StorageClass>STANDARD</StorageClass></Contents>"
-        )
-
-    def _prefixes(self, prefix: str, at: int, most: int) -> str:
-        found: list[str] = []
-        while at < len(self._names) and self._names[at].startswith(prefix) and len(found) < most:
-            slash = self._names[at].find("/", len(prefix))
-            if slash < 0:
-                return _s3_page("", None)  # a directory of files: nothing to be told
-            found.append(self._names[at][: slash + 1])
-            at = bisect_left(self._names, found[-1][:-1] + "0")
-        more = at < len(self._names) and self._names[at].startswith(prefix)
-        text = "".join(f"<CommonPrefixes><Prefix>{each}</Prefix></CommonPrefixes>" for each in found)
-        return _s3_page(text, self._names[at - 1] if more else None)
-
-    def list(self, path: str, most: int) -> str:
-        """Word a page of NetStorage's list."""
-        name = path.removeprefix(f"/{CPCODE}").removeprefix("/")
-        at = bisect_left(self._names, name)
-        end = min(at + min(most, LIST_PAGE), len(self._names))
-        resume = f'<resume start="/{CPCODE}/{self._names[end]}"/>' if end < len(self._names) else ""
-        return f"<list>{self._files(at, end, lambda index: f'{CPCODE}/{self._names[index]}')}{resume}</list>"
-
-    def dir(self, path: str) -> str:
-        """Word NetStorage's answer about one directory."""
-        depth = path.rstrip("/").count("/")
-        if depth == 1:
-            inner = '<file type="dir" name="media" mtime="7"/>'
-        elif depth == 2:
-            count = -(-len(self._names) // DIRECTORY_KEYS)
-            inner = "".join(f'<file type="dir" name="{number:06d}" mtime="7"/>' for number in range(count))
-        else:
-            at = int(path.rpartition("/")[2]) * DIRECTORY_KEYS
-            end = min(at + DIRECTORY_KEYS, len(self._names))
-            inner = self._files(at, end, lambda index: self._names[index].rpartition("/")[2])
-        return f'<stat directory="{escape(path)}">{inner}</stat>'
-
-    @staticmethod
-    def _files(at: int, end: int, name: Callable[[int], str]) -> str:
-        return "".join(
-            f'<file type="file" name="{name(index)}" mtime="1714557600" size="12345"'
-            f' md5="{md5_of(index + 1 if is_altered(index) else index)}"/>'
-            for index in range(at, end)
-            if not is_missing(index)
-        )
-
-
-def _s3_page(inner: str, token: str | None) -> str:
-    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"
-    told = "<IsTruncated>false</IsTruncated>" if token is None else more
-    return f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><EncodingType>url</EncodingType>{told}{inner}</ListBucketResult>'
-
-
-async def serve(count: int, filestore: bool) -> None:  # noqa: FBT001 -- from the command line
-    """Answer until standard input ends."""
-    stores = Stores(count)
-
-    def document(target: str, action: dict[str, str]) -> str | None:
-        parts = urlsplit(target)
-        match action.get("action"):
-            case None:
-                return stores.s3(dict(parse_qsl(parts.query)))
-            case "dir":
-                return stores.dir(unquote(parts.path))
-            case _ if filestore:
-                return None
-            case _:
-                return stores.list(unquote(parts.path), int(action.get("max_entries", LIST_PAGE)))
-
-    async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                lines = head.decode().split("\r\n")
-                fields = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
-                answer = document(lines[0].split()[1], dict(parse_qsl(fields.get("x-akamai-acs-action", ""))))
-                body = (answer or "").encode()
-                status = "412 Precondition Failed" if answer is None else "200 OK"
-                writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    server = await asyncio.start_server(exchange, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-
-
-# --- measuring -------------------------------------------------------------------------------------------------
+RCLONE_LIMIT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one run took."""
+    """What one client took for so many keys of each side it listed."""
 
     what: str
     keys: int
@@ -201,119 +66,171 @@ class Measured:
     cpu_s: float
     peak_mib: float
 
+    @property
+    def keys_per_cpu_s(self) -> float:
+        """Give keys for a CPU second."""
+        return self.keys / self.cpu_s
+
     def __str__(self) -> str:
-        """Give a line of the table."""
+        """Give a row of the table."""
         return (
-            f"{self.what:<28} {self.keys:>11,} keys {self.wall_s:>7.1f} s {self.cpu_s:>7.1f} CPU s"
-            f" {self.keys / self.cpu_s:>9,.0f} keys/CPU s {self.peak_mib:>6.0f} MiB"
+            f"| {self.what} | {self.keys:,} | {self.wall_s:.1f} | {self.cpu_s:.1f} | {self.keys / self.wall_s:,.0f}"
+            f" | {self.keys_per_cpu_s:,.0f} | {self.peak_mib:.0f} |"
         )
 
 
-@contextmanager
-def stores(count: int, *, filestore: bool) -> Iterator[Origin]:
-    """Run the made-up stores in a process of their own."""
-    command = [sys.executable, __file__, "--serve", "--keys", str(count), *(["--store=filestore"] if filestore else [])]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield Origin("http", "127.0.0.1", int(process.stdout.readline()))
-        finally:
-            process.stdin.close()
+HEAD = """| client | keys a side | wall s | CPU s | keys/s | keys/CPU s | peak MiB |
+|---|--:|--:|--:|--:|--:|--:|"""
 
 
-class Keys:
-    """Keys that nobody checks."""
-
-    async def get(self) -> Credentials:
-        """Give them."""
-        return Credentials("bench", "bench")
-
-    async def renew(self, refused: Credentials) -> Credentials:
-        """Give the same."""
-        return refused
+# --- ours ------------------------------------------------------------------------------------------------------
 
 
-async def verify(origin: Origin) -> tuple[Compared, Counter[str]]:
-    """List both sides and compare them."""
-    total, kinds = Compared(), Counter[str]()
+@dataclass(slots=True)
+class Memory:
+    """Peaks of this process's memory in MiB, one for each slice of the keys."""
+
+    keys: int
+    peaks: list[float] = field(default_factory=lambda: [0.0] * SLICES)
+
+    def note(self, seen: int) -> None:
+        """Take a sample, when so many keys were seen."""
+        number = min(SLICES - 1, seen * SLICES // self.keys)
+        pages = int(Path("/proc/self/statm").read_text().split(maxsplit=2)[1])
+        self.peaks[number] = max(self.peaks[number], pages * os.sysconf("SC_PAGESIZE") / (1 << 20))
+
+
+async def verify(origin: Origin, memory: Memory) -> Counter[Kind]:
+    """Verify as the command does; give what was found."""
     async with Http() as http:
-        s3 = S3(http, region="us-east-1", credentials=Keys(), endpoint=str(origin))
+        s3 = S3(http, region="us-east-1", credentials=AnyCredentials(), endpoint=str(origin))
         netstorage = NetStorage(Account(origin.host, USER, KEY, "http", origin.port), http)
-        scope = Scope(ROUTE, [ROUTE])
-        async with (
-            aclosing(list_bucket(s3, BUCKET)) as source,
-            aclosing(list_directory(netstorage, ROUTE)) as target,
+        verifier = Verifier(s3, netstorage, Scope(ROUTE, [ROUTE]), Care(), prefix="", now_s=time.time)
+
+        async def watch() -> None:
+            while True:
+                memory.note(verifier.tally.source_objects)
+                await asyncio.sleep(SAMPLE_S)
+
+        watching = asyncio.create_task(watch())
+        async with aclosing(verifier.findings(joined(s3, netstorage, ROUTE, Selection()))) as findings:
+            async for _ in findings:
+                pass
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        tally = verifier.tally
+    assert tally.source_objects == memory.keys
+    assert tally.same["md5"] + tally.findings.total() == memory.keys
+    return tally.findings
+
+
+def run_here(origin: Origin, keys: int) -> None:
+    """Verify in this process, and print what it took as one line of JSON; AssertionError if it found anything else."""
+    relax_collector()
+    memory = Memory(keys)
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(verify(origin, memory))
+    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+    assert found == {"missing": sum(map(is_missing, range(keys))), "different": sum(map(is_altered, range(keys)))}
+    print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, "peaks": memory.peaks}))
+
+
+def measure_ours(keys: int, store: Store) -> tuple[Measured, Sequence[float]]:
+    """Verify in a process of its own; also gives the memory's peaks, slice by slice."""
+    with made_up(keys, store) as origin:
+        command = [sys.executable, "-m", "bench.listing", "--client", str(origin.port), "--keys", str(keys)]
+        said = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    peaks = [each for each in said["peaks"] if each]
+    measured = Measured(f"s3nsync verify, {store}", keys, said["wall_s"], said["cpu_s"], max(peaks))
+    first, last = max(peaks[: SLICES // 2]), max(peaks[SLICES // 2 :], default=0.0)
+    if last > first + MOST_GROWTH_MIB:
+        raise SystemExit(f"memory grows with the number of keys: {peaks}")
+    return measured, said["peaks"]
+
+
+# --- rclone ----------------------------------------------------------------------------------------------------
+
+
+def measure_rclone(keys: int) -> list[Measured]:
+    """Have rclone compare both sides, and list S3's alone; SystemExit if it finds anything else than we do."""
+    differences = sum(is_missing(index) + is_altered(index) for index in range(keys))
+    found = []
+    with made_up(keys, "objectstore") as origin, tempfile.TemporaryDirectory() as home:
+        environment = _rclone_environment(origin, Path(home))
+        for what, arguments, wanted in (
+            ("rclone check --fast-list", ["check", f"s:{BUCKET}", "n:", "--fast-list"], f"{differences} differences"),
+            ("rclone check", ["check", f"s:{BUCKET}", "n:"], f"{differences} differences"),
+            ("rclone size --fast-list, S3 alone", ["size", f"s:{BUCKET}", "--fast-list"], f"({keys})"),
         ):
-            async for section in join(source, target):
-                found = compare(section, scope)
-                total.add(found)
-                kinds.update(each.kind for each in found.findings)
-    return total, kinds
+            measured, said = _run_rclone(what, arguments, keys, environment)
+            if differences and wanted not in said:
+                raise SystemExit(f"{what} said no {wanted!r}: {said[-2000:]}")
+            found.append(measured)
+    return found
 
 
-def peak_mib() -> float:
-    """Give this process's peak memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _rclone_environment(origin: Origin, home: Path) -> Mapping[str, str]:
+    obscured = subprocess.run(["rclone", "obscure", KEY], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S607
+    s3 = {"TYPE": "s3", "PROVIDER": "Other", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "s", "REGION": "us-east-1"}
+    s3 |= {"ENDPOINT": str(origin), "FORCE_PATH_STYLE": "true", "LIST_VERSION": "2"}
+    netstorage = {"TYPE": "netstorage", "PROTOCOL": "http", "HOST": f"127.0.0.1:{origin.port}/{CPCODE}"}
+    netstorage |= {"ACCOUNT": USER, "SECRET": obscured}
+    (home / "rclone.conf").touch()
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
+    own |= {"RCLONE_CONFIG": str(home / "rclone.conf")}
+    own |= {f"RCLONE_CONFIG_S_{name}": value for name, value in s3.items()}
+    return own | {f"RCLONE_CONFIG_N_{name}": value for name, value in netstorage.items()}
 
 
-def measure_ours(count: int, *, filestore: bool) -> Measured:
-    """Verify so many keys; AssertionError when not exactly what differs was found."""
-    with stores(count, filestore=filestore) as origin:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        total, kinds = asyncio.run(verify(origin))
-        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-    missing, altered = (sum(map(each, range(count))) for each in (is_missing, is_altered))
-    assert (kinds["missing"], kinds["unverifiable"]) == (missing, altered), kinds
-    assert total.same["md5"] == count - missing - altered
-    return Measured(f"verify, {'filestore' if filestore else 'objectstore'}", count, wall_s, cpu_s, peak_mib())
-
-
-def measure_rclone(count: int) -> Measured:
-    """Have rclone list the S3 side alone."""
-    settings = {
-        "TYPE": "s3",
-        "PROVIDER": "Other",
-        "ACCESS_KEY_ID": "a",
-        "SECRET_ACCESS_KEY": "s",
-        "REGION": "us-east-1",
-    }
-    with stores(count, filestore=False) as origin:
-        settings |= {"ENDPOINT": str(origin), "FORCE_PATH_STYLE": "true", "LIST_VERSION": "2"}
-        own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        environment = own | {f"RCLONE_CONFIG_B_{name}": value for name, value in settings.items()}
+def _run_rclone(what: str, arguments: Sequence[str], keys: int, environment: Mapping[str, str]) -> tuple[Measured, str]:
+    with tempfile.TemporaryFile("w+") as output:
+        command = ["timeout", str(RCLONE_LIMIT_S), "rclone", *arguments]
         began_s = time.perf_counter()
-        command = ["rclone", "size", "--fast-list", "--config", "/dev/null", f"b:{BUCKET}"]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        said = process.stdout.read()
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         wall_s = time.perf_counter() - began_s
-        process.stdout.close()
-    assert process.returncode == 0, said
-    assert f"{count}" in said.replace(",", ""), said
-    return Measured("rclone size, S3 side only", count, wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+        output.seek(0)
+        said = output.read()
+    return Measured(what, keys, wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024), said
+
+
+# --- the table -------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, default=1_000_000)
-    parser.add_argument("--store", choices=["objectstore", "filestore"], default="objectstore")
-    parser.add_argument("--rclone", action="store_true", help="list the S3 side by rclone too")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--store", choices=["objectstore", "filestore", "both"], default="both")
+    parser.add_argument("--rclone-keys", type=int, default=200_000, help="0 leaves it out")
+    parser.add_argument("--quick", action="store_true", help="few keys: only shows that everything runs and agrees")
+    parser.add_argument("--client", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    filestore = options.store == "filestore"
-    if options.serve:
-        asyncio.run(serve(options.keys, filestore))
+    keys, rclone_keys = (50_000, 20_000) if options.quick else (options.keys, options.rclone_keys)
+    if options.client:
+        run_here(Origin("http", "127.0.0.1", options.client), options.keys)
         return
-    print(
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {peak_mib():.0f} MiB idle"
-    )
-    print(measure_ours(options.keys, filestore=filestore))
-    if options.rclone and shutil.which("rclone"):
-        print(measure_rclone(options.keys))
+    load = os.getloadavg()[0]
+    print(f"{platform.machine()}, Python {platform.python_version()}, load {load:.1f} at the start\n\n{HEAD}")
+    stores: tuple[Store, ...] = ("objectstore", "filestore") if options.store == "both" else (options.store,)
+    curves: dict[Store, Sequence[float]] = {}
+    ours: list[Measured] = []
+    for store in stores:
+        measured, curves[store] = measure_ours(keys, store)
+        ours.append(measured)
+        print(measured, flush=True)
+    if rclone_keys and shutil.which("rclone"):
+        others = measure_rclone(rclone_keys)
+        print(*others, sep="\n")
+        ratios = ", ".join(f"{ours[0].keys_per_cpu_s / each.keys_per_cpu_s:.1f} times {each.what}" for each in others)
+        print(f"\n{ours[0].what} compares, for a CPU second, the keys of {ratios}.")
+    for store, peaks in curves.items():
+        print(
+            f"\nPeak MiB of each {100 // SLICES} % of the keys, {store}: {', '.join(f'{each:.0f}' for each in peaks)}"
+        )
 
 
 if __name__ == "__main__":
