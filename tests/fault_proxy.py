@@ -72,7 +72,7 @@ class Injection:
     _reached: asyncio.Event = field(default_factory=asyncio.Event)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def reached(self, within_s: float = 20.0) -> None:
+    async def reached(self, within_s: float = 120.0) -> None:
         """Wait until it has happened once; fails the test if it does not in time."""
         try:
             await asyncio.wait_for(self._reached.wait(), within_s)

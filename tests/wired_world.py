@@ -42,7 +42,7 @@ LEASE_S = 10
 """The shortest that the settings allow with short polls."""
 
 RECEIVE = r"AmazonSQS\.ReceiveMessage"
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 
 START_S = 120.0
 """How long a worker may take to ask for its first message: on a busy machine Python alone has taken half a minute."""

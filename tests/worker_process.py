@@ -41,11 +41,11 @@ class Process:
         for reader in self._readers:
             reader.start()
 
-    def wait(self, within_s: float = 40.0) -> int:
+    def wait(self, within_s: float = 120.0) -> int:
         """Wait for its end and give its exit code; raises subprocess.TimeoutExpired."""
         code = self.popen.wait(within_s)
         for reader in self._readers:
-            reader.join(5)
+            reader.join(60)
         for pipe in (self.popen.stdout, self.popen.stderr):
             assert pipe is not None
             pipe.close()
@@ -70,7 +70,7 @@ class Process:
         return [line for line in self.lines() if line.get("event") == "change"]
 
 
-def until(holds: Callable[[], bool], within_s: float = 90.0) -> None:
+def until(holds: Callable[[], bool], within_s: float = 240.0) -> None:
     """Wait for a state, by looking; fails the test if it does not come in time."""
     deadline_s = time.monotonic() + within_s
     while not holds():

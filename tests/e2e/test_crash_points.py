@@ -204,7 +204,9 @@ async def _meet_fate(moment: Moment, world: World) -> None:
     if moment.fate != "late":
         world.netstorage.clear()
         world.cloud.clear()
-        await asyncio.sleep(0.1)  # what was held travels on loopback
+    if moment.fate == "lands" and moment.side == "request":
+        held = [wire.seen(moment.request)[-1] for wire in (world.cloud, world.netstorage) if wire.seen(moment.request)]
+        await world.until(lambda: all(each.status for each in held))
 
 
 def _outcomes(process: Process) -> list[object]:

