@@ -21,7 +21,7 @@ DOC = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text(encoding="u
 def test_options_exist() -> None:
     """Every option the page names is one of the command's, and every one of the command's is named."""
     command = [sys.executable, "-m", "s3nsync.emulator", "--help"]
-    usage = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    usage = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     named = set(re.findall(r"`(--[a-z-]+)", DOC)) | set(re.findall(r" (--(?!disable)[a-z-]+) ", DOC))
     assert len(named) > 10
     assert named == set(re.findall(r"^ +(?:-h, )?(--[a-z-]+)", usage, re.MULTILINE)) - {"--help"}

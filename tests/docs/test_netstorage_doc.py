@@ -32,7 +32,7 @@ def test_the_example_runs() -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -72,7 +72,7 @@ class Rclone:
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **getattr(self, "_environment", {})}
         return subprocess.run(
-            ["rclone", *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+            ["rclone", *arguments], env=environment, capture_output=True, text=True, timeout=240, check=False
         )
 
 
@@ -208,9 +208,9 @@ def fill(site: Site, names: list[str]) -> None:
     """Upload an empty file under each name, over one connection (rclone paces itself to 100 calls a second)."""
     context = ssl.create_default_context(cafile=str(site.ca_file))
     port = site.emulator.port
-    connection: HTTPConnection = HTTPSConnection("127.0.0.1", port, context=context, timeout=10)
+    connection: HTTPConnection = HTTPSConnection("127.0.0.1", port, context=context, timeout=60)
     if site.scheme == "http":
-        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
     for name in names:
         target = quote(f"/{CPCODE}/{name}")
         signed = auth_headers(target, "version=1&action=upload", key=KEY, user=USER, time_s=int(time.time()))

@@ -46,7 +46,7 @@ def test_time_jumps() -> None:
     began = time.monotonic()
     loop.run(asyncio.sleep(3600.0))
     assert loop.time() == pytest.approx(4600.0)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 60.0
     loop.close()
 
 

@@ -81,7 +81,7 @@ def test_a_rule_taken_out_is_noticed(name: str) -> None:
             env={**os.environ, "PYTHONPATH": str(scratch)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
     failed = set(re.findall(r"^FAILED ([^\s\[]+)", done.stdout, re.MULTILINE))
