@@ -15,7 +15,7 @@ each chunk. Names that XML escapes or that are not ASCII are expat's business, t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -33,38 +33,33 @@ class PlainFiles(NamedTuple):
 
 
 class PlainReader:
-    """Parts a document that comes in chunks: `take` gets the plain files, `parse` all else, both in its order."""
+    """Parts a document that comes in chunks into plain files and, as bytes for expat, all else, both in its order."""
 
-    def __init__(self, parse: Callable[[bytes], None], take: Callable[[PlainFiles], None]) -> None:
-        """Begin; what `parse` raises goes through."""
-        self._parse = parse
-        self._take = take
+    def __init__(self) -> None:
+        """Begin."""
         self._text = ""
         self._is_inside = False
         self._is_off = False
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes) -> Iterator[bytes | PlainFiles]:
         """Read on; the end of the chunk waits for the next one, if an element may be cut there."""
         if self._is_off:
-            self._parse(chunk)
+            yield chunk
             return
         # Latin-1 has a character for each byte; only ASCII is ever looked at, and the rest goes on as it came.
         self._text += chunk.decode("latin-1")
         end = self._text.rfind("/>") + 2
         if end >= 2:
-            self._read(self._text[:end], self._text[end:])
+            yield from self._parted(self._text[:end], self._text[end:])
         elif len(self._text) > LONGEST_ELEMENT:
-            self._leave_to_parser()
+            yield self.rest()
 
-    def finish(self) -> None:
-        """Pass on what waits."""
-        self._leave_to_parser()
-
-    def _leave_to_parser(self) -> None:
+    def rest(self) -> bytes:
+        """Give what waits; from now on all goes to expat."""
         text, self._text, self._is_off = self._text, "", True
-        self._parse(text.encode("latin-1"))
+        return text.encode("latin-1")
 
-    def _read(self, text: str, rest: str) -> None:
+    def _parted(self, text: str, rest: str) -> Iterator[bytes | PlainFiles]:
         head = None if self._is_inside else _HEAD.match(text)
         begin = 0 if head is None else head.end()
         pattern = _pattern_for(text)
@@ -72,24 +67,23 @@ class PlainReader:
         step = 1 if pattern is None else pattern.groups + 1
         others = [at for at in range(0, len(parts), step) if parts[at]]
         if not (self._is_inside or head) or not all(_OTHERS.fullmatch(parts[at]) for at in others):
-            self._leave_to_parser()
+            yield self.rest()
             return
         self._text, self._is_inside = rest, True
-        self._parse(text[:begin].encode("latin-1"))
+        yield text[:begin].encode("latin-1")
         done = 0
         for at in others:
-            self._pass_on(parts[done:at], pattern)
-            self._parse(parts[at].encode("latin-1"))
+            yield from _files(parts[done:at], pattern)
+            yield parts[at].encode("latin-1")
             done = at
-        self._pass_on(parts[done:], pattern)
+        yield from _files(parts[done:], pattern)
 
-    def _pass_on(self, parts: Sequence[str], pattern: re.Pattern[str] | None) -> None:
-        """Hand over the files in a slice of what `split` gave."""
-        if pattern is None or len(parts) <= 1:
-            return
-        step = pattern.groups + 1
-        column = {name: parts[at::step] for name, at in pattern.groupindex.items()}
-        self._take(PlainFiles(column["name"], column.get("size"), column.get("mtime"), column.get("md5")))
+
+def _files(parts: Sequence[str], pattern: re.Pattern[str] | None) -> Iterator[PlainFiles]:
+    """Give the files in a slice of what `split` gave, if there are any."""
+    if pattern is not None and len(parts) > 1:
+        column = {name: parts[at :: pattern.groups + 1] for name, at in pattern.groupindex.items()}
+        yield PlainFiles(column["name"], column.get("size"), column.get("mtime"), column.get("md5"))
 
 
 _HEAD = re.compile(r'(?:<\?xml [^<>?]*\?>)?\s*<(?:stat|list)(?: [a-z_0-9]+="[^"<>]*")*>')

@@ -287,11 +287,15 @@ class XmlReader:
         self._parser = expat.ParserCreate()
         self._parser.StartDoctypeDeclHandler = self._on_doctype
         self._parser.StartElementHandler = self._on_element
-        self._plain = PlainReader(self._parse, self._on_files)
+        self._plain = PlainReader()
 
     def feed(self, chunk: bytes) -> None:
         """Read on."""
-        self._plain.feed(chunk)
+        for part in self._plain.feed(chunk):
+            if isinstance(part, bytes):
+                self._parse(part)
+            else:
+                self._on_files(part)
 
     def part(self) -> Page:
         """Give the entries read since the last part, while the document goes on."""
@@ -319,8 +323,9 @@ class XmlReader:
             raise self._bad(f"an attribute is missing or wrong ({error})") from error
 
     def _finish(self, *roots: str) -> None:
-        self._plain.finish()
-        self._parse(b"", final=True)
+        self._parse(self._plain.rest(), final=True)
+        # Expat's hold on us and ours on it would be left to the cycle collector, and it looks rarely.
+        self._parser.StartDoctypeDeclHandler = self._parser.StartElementHandler = None
         if self._root not in roots:
             raise self._bad(f"its root is <{self._root}>")
 

@@ -43,8 +43,7 @@ def read_page(document: bytes, bucket: str) -> ListingPage:
     try:
         plain, rest = _parted(document)
         reader = _PageReader()
-        reader.parser.Parse(rest, True)  # noqa: FBT003 -- expat's own signature
-        page = reader.page()
+        page = reader.read(rest)
         page.items[:0] = _plain_items(plain, is_encoded=reader.is_encoded)
     except (expat.ExpatError, KeyError, ValueError) as error:
         why = f"{type(error).__name__}: {error}"
@@ -122,20 +121,22 @@ class _PageReader:
         self._page: dict[str, str] = {}
         self._said: dict[str, str] = {}
         self._text = ""
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartDoctypeDeclHandler = self._on_doctype
-        self.parser.StartElementHandler = self._on_start
-        self.parser.EndElementHandler = self._on_end
-        self.parser.CharacterDataHandler = self._on_text
 
     @property
     def is_encoded(self) -> bool:
         """Whether the page says that its keys are URL-encoded."""
         return self._page.get("EncodingType", "").strip() == "url"
 
-    def page(self) -> ListingPage:
-        """Give what was read; ValueError when it is no listing, KeyError when it does not say whether there is more."""
+    def read(self, document: bytes) -> ListingPage:
+        """Read a page; ValueError when it is no listing, KeyError when it does not say whether there is more."""
+        # The parser is not kept: what holds each other is left to the cycle collector, and it looks rarely.
+        parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.StartDoctypeDeclHandler = self._on_doctype
+        parser.StartElementHandler = self._on_start
+        parser.EndElementHandler = self._on_end
+        parser.CharacterDataHandler = self._on_text
+        parser.Parse(document, True)  # noqa: FBT003 -- expat's own signature
         if self._root != "ListBucketResult":
             raise ValueError(f"its root is <{self._root}>")
         key_of = unquoted if self.is_encoded else _as_it_is
