@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from s3nsync.engine import Debt
 from s3nsync.errors import LeaseLost, S3nsyncError, TargetMissing
@@ -76,7 +76,7 @@ class FakeSource:
     on_open: Callable[[], None] = lambda: None
 
     def put(self, ref: ObjectRef, data: bytes, **changes: object) -> SourceInfo:
-        info = replace(info_of(data), **changes)  # type: ignore[arg-type]
+        info = info_of(data)._replace(**changes)  # type: ignore[arg-type]
         self.objects[ref] = (info, data)
         return info
 
@@ -258,6 +258,9 @@ class FakeLane:
     told: list[str] = field(default_factory=list)
     on_enter: Callable[[], None] = lambda: None
 
+    def enter_at_once(self) -> bool:
+        return False
+
     async def enter(self) -> bool:
         self.on_enter()
         await asyncio.sleep(0)
@@ -286,6 +289,9 @@ class FakeBudget:
 
     held_bytes = 0
     peak_bytes = 0
+
+    def take_at_once(self, _size_bytes: int, _owner: str) -> None:
+        return None
 
     async def take(self, size_bytes: int, _owner: str) -> int:
         self.held_bytes += size_bytes

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from s3nsync.errors import S3nsyncError, SourceArchived, SourceUnavailable, TargetUnavailable, TransportError
 from s3nsync.model import Change, Gone, Ignored, Outcome, Rejected, Retry, Route, SourceInfo
@@ -36,8 +36,7 @@ BURY_AFTER_S = 3600.0
 HARMLESS_ENCODINGS = frozenset({"", "identity", "aws-chunked"})
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
+class Declared(NamedTuple):
     """A digest that S3 vouches for: NetStorage checks the bytes against it, we hash nothing."""
 
     algorithm: Literal["md5", "sha1", "sha256"]
@@ -57,8 +56,7 @@ class HashAtEnd:
 Proof = Declared | HashFirst | HashAtEnd
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(NamedTuple):
     """Send the bytes with this proof and modification time; `notes` says what NetStorage cannot keep."""
 
     proof: Proof
@@ -175,7 +173,9 @@ def modification_time(source: SourceInfo, *, metadata_mtime: bool) -> int:
 
 def lost_metadata(source: SourceInfo) -> tuple[str, ...]:
     """List what NetStorage cannot keep of the object and a viewer would miss."""
-    encoding = (source.content_encoding or "").strip().lower()
+    if source.content_encoding is None:
+        return ()
+    encoding = source.content_encoding.strip().lower()
     parts = {part.strip() for part in encoding.split(",")}
     if parts <= HARMLESS_ENCODINGS:
         return ()

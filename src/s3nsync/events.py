@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, NamedTuple, NoReturn, cast, get_args
 from urllib.parse import unquote_plus
@@ -372,7 +372,7 @@ def _form_decoded(key: object) -> object:
 
 _KINDS: Final[tuple[object, ...]] = get_args(Kind)
 _DIALECTS: Final[tuple[object, ...]] = get_args(Dialect)
-_DEFAULTS: Final = {each.name: each.default for each in fields(Change) if each.name not in {"ref", "kind", "dialect"}}
+_DEFAULTS: Final = {name: value for name, value in Change._field_defaults.items() if name != "dialect"}
 """The hints of a Change: they travel only where they say something."""
 
 

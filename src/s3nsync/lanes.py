@@ -222,10 +222,16 @@ class Lane:
 
     # --- places ---
 
+    def enter_at_once(self) -> bool:
+        """Take a place if there is one, and nobody waits for it. Who enters must `leave`."""
+        if self._waiting or not self._has_room():
+            return False
+        self.in_use += 1
+        return True
+
     async def enter(self) -> bool:
-        """Take a place, waiting in line for it; False, at once, if the line is full. Who enters must `leave`."""
-        if not self._waiting and self._has_room():
-            self.in_use += 1
+        """Take a place, waiting in line for it; False, at once, if the line is full."""
+        if self.enter_at_once():
             return True
         if len(self._waiting) >= self._line:
             return False

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from s3nsync.errors import ConfigError
 from s3nsync.model import ObjectRef, Route
@@ -42,8 +42,7 @@ MAX_SETTLE_S: Final = 43_200
 """The wait is spent in the queue, and SQS hides a message for at most 12 hours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """The key belongs at `path`."""
 
     route: Route

@@ -1,7 +1,8 @@
 """The nouns: immutable values that every other module takes and returns.
 
 Nothing here does I/O, reads a clock or draws a random number, and nothing of ours is imported, so any layer may use
-it, the Lambda's zip included. The words are those of docs/design.md:
+it, the Lambda's zip included. What is made anew for each object is a NamedTuple: to make one costs a third of a frozen
+dataclass, which sets its fields one by one. The words are those of docs/design.md:
 
     ObjectRef   bucket and key, decoded
     Change      "something may have changed at this ref": a hint, never the truth
@@ -14,7 +15,8 @@ it, the Lambda's zip included. The words are those of docs/design.md:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 Kind = Literal["put", "delete", "check"]
@@ -39,8 +41,7 @@ class ObjectRef:
         return f"s3://{self.bucket}/{self.key}"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A hint that something may have changed at `ref`, with what the event said about it.
 
     Only `ref` steers anything; the rest serves the deduplication id, lag figures and log lines. `event_time` is the
@@ -95,8 +96,7 @@ class Route:
         return f"s3://{self.bucket}/{self.prefix}* -> {target}/"
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One queue message in our hands, from a receive until it is settled.
 
     `attempt` counts receives, this one included (SQS ApproximateReceiveCount); the two times are Unix seconds by the
@@ -105,19 +105,22 @@ class Delivery:
 
     queue: QueueName
     message_id: str
-    receipt: str = field(repr=False)
-    body: str = field(repr=False)
+    receipt: str
+    body: str
     group: str
     attempt: int = 1
     sent_at_s: float = 0.0
     first_received_at_s: float = 0.0
 
+    def __repr__(self) -> str:
+        """Show which message it is; what settles it and what it says stay out of logs."""
+        return f"Delivery({self.queue}, {self.message_id}, group={self.group}, attempt={self.attempt})"
+
 
 # --- what S3 says ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SourceInfo:
+class SourceInfo(NamedTuple):
     """What S3 tells of one object: its size, its digests, and what NetStorage may not be able to keep of it.
 
     `etag` stands without its quotes. `encryption` is the value of x-amz-server-side-encryption, None when the answer
@@ -132,7 +135,7 @@ class SourceInfo:
     version_id: str | None = None
     encryption: str | None = None
     customer_key: bool = False
-    checksums: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = MappingProxyType({})
     content_encoding: str | None = None
     storage_class: str | None = None
     metadata_mtime: str | None = None
@@ -148,8 +151,7 @@ class Gone:
 # --- outcomes --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
+class Copied(NamedTuple):
     """The object's bytes are on NetStorage and proven; `proof` names the digest that NetStorage checked.
 
     `notes` holds what NetStorage cannot keep of the object (its Content-Encoding above all).

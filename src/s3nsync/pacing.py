@@ -60,11 +60,18 @@ class ByteBudget:
 
     async def take(self, size_bytes: int, owner: str) -> int:
         """Wait in line for `size_bytes` and hold them; gives what to `give_back`, which is less if all is less."""
+        taken = self.take_at_once(size_bytes, owner)
+        if taken is None:
+            taken = min(size_bytes, self.total_bytes)
+            await self._wait_for(taken, owner)
+        return taken
+
+    def take_at_once(self, size_bytes: int, owner: str) -> int | None:
+        """Hold the bytes as `take` does, if that needs no waiting; None if it does."""
         wanted = min(size_bytes, self.total_bytes)
         if self._waiting or not (self._fits(wanted) and self._is_due(wanted, owner)):
-            await self._wait_for(wanted, owner)
-        else:
-            self._hold(wanted, owner)
+            return None
+        self._hold(wanted, owner)
         return wanted
 
     def take_spare(self, size_bytes: int, owner: str) -> bool:

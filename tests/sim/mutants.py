@@ -128,9 +128,9 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     "an absent object is deleted by its event": (
         Edit(
             REPLICATOR,
-            "        opened = await self.source.open(change.ref)\n        if isinstance",
-            "        opened = await self.source.open(change.ref)\n"
-            '        if change.kind == "delete":\n            opened = Gone("no-such-key")\n        if isinstance',
+            "            opened = await self.source.open(change.ref)\n",
+            "            opened = await self.source.open(change.ref)\n"
+            '            if change.kind == "delete":\n                opened = Gone("no-such-key")\n',
         ),
     ),
     "a refused extension is taken for a good one": (
@@ -166,21 +166,21 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     "delete on 403": (
         Edit(
             REPLICATOR,
-            "        opened = await self.source.open(change.ref)\n        if isinstance",
-            "        try:\n            opened = await self.source.open(change.ref)\n"
-            "        except S3nsyncError as error:\n"
-            "            if error.status != 403:\n                raise\n"
-            '            opened = Gone("no-such-key")\n        if isinstance',
+            "            opened = await self.source.open(change.ref)\n",
+            "            try:\n                opened = await self.source.open(change.ref)\n"
+            "            except S3nsyncError as error:\n"
+            "                if error.status != 403:\n                    raise\n"
+            '                opened = Gone("no-such-key")\n',
         ),
     ),
     "delete on NoSuchBucket": (
         Edit(
             REPLICATOR,
-            "        opened = await self.source.open(change.ref)\n        if isinstance",
-            "        try:\n            opened = await self.source.open(change.ref)\n"
-            "        except S3nsyncError as error:\n"
-            "            if error.status != 404:\n                raise\n"
-            '            opened = Gone("no-such-key")\n        if isinstance',
+            "            opened = await self.source.open(change.ref)\n",
+            "            try:\n                opened = await self.source.open(change.ref)\n"
+            "            except S3nsyncError as error:\n"
+            "                if error.status != 404:\n                    raise\n"
+            '                opened = Gone("no-such-key")\n',
         ),
     ),
     "duplicates told by the key alone": (
@@ -219,11 +219,11 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     "an archived object is taken for a deleted one": (
         Edit(
             REPLICATOR,
-            "        opened = await self.source.open(change.ref)\n        if isinstance",
-            "        try:\n            opened = await self.source.open(change.ref)\n"
-            "        except S3nsyncError as error:\n"
-            '            if "InvalidObjectState" not in error.message:\n                raise\n'
-            '            opened = Gone("no-such-key")\n        if isinstance',
+            "            opened = await self.source.open(change.ref)\n",
+            "            try:\n                opened = await self.source.open(change.ref)\n"
+            "            except S3nsyncError as error:\n"
+            '                if "InvalidObjectState" not in error.message:\n                    raise\n'
+            '                opened = Gone("no-such-key")\n',
         ),
     ),
     "a burial without a reason": (

@@ -333,7 +333,7 @@ class Stage:
                 self.events += 1
                 self.queues.refs[group_id(change.ref)] = change.ref
                 self.watch.tell(f"the operator retries {change.ref.key}")
-                self.queues.send("bulk", replace(change, run=f"retry{self.events}"), fresh=False)
+                self.queues.send("bulk", change._replace(run=f"retry{self.events}"), fresh=False)
 
     def _take_down(self) -> None:
         """End every task, those of killed hosts too, with nothing left to reach."""

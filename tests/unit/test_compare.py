@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import string
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from typing import Literal, TypeVar
 
 import pytest
@@ -173,7 +172,7 @@ def test_a_pair_is_judged_by_the_strongest_evidence(one: SourceItem, other: Targ
 )
 def test_a_head_settles_what_a_listing_cannot(encryption: str | None, data: bytes, verdict: str) -> None:
     """With the encryption known an unequal ETag is a difference, or else no digest at all."""
-    info = replace(info_of(data, mtime_s=7), encryption=encryption)
+    info = info_of(data, mtime_s=7)._replace(encryption=encryption)
     there = target(md5=info_of(b"abc").etag)
     judged, lost = look_closer(source(hint=OTHER), there, info, metadata_mtime=False)
     assert (judged.kind if isinstance(judged, Finding) else judged) == verdict
@@ -182,7 +181,7 @@ def test_a_head_settles_what_a_listing_cannot(encryption: str | None, data: byte
 
 def test_a_closer_look_tells_what_is_lost_and_judges_the_object_of_now() -> None:
     """A Content-Encoding is told; a report's MD5 counts only for the version that it was made of."""
-    info = replace(info_of(b"abcd", etag="new-2", mtime_s=9), content_encoding="gzip")
+    info = info_of(b"abcd", etag="new-2", mtime_s=9)._replace(content_encoding="gzip")
     there = target(size=4, mtime=7, md5=MD5)
     judged, lost = look_closer(source(md5=MD5, hint=None), there, info, metadata_mtime=False)
     assert isinstance(judged, Finding)

@@ -79,13 +79,13 @@ def test_unchanged_needs_size_md5_and_mtime() -> None:
 
 def test_without_an_md5_of_the_source_nothing_is_ever_unchanged() -> None:
     """Equal size and time prove nothing about the bytes."""
-    multipart = replace(INFO, etag="d41d8cd98f00b204e9800998ecf8427e-2")
+    multipart = INFO._replace(etag="d41d8cd98f00b204e9800998ecf8427e-2")
     assert isinstance(_decide(ROUTE, multipart, ENTRY), Upload)
 
 
 def test_a_settling_object_waits_for_the_rest_of_its_time() -> None:
     """With settle_s nothing is written before LastModified + settle_s."""
-    fresh = replace(INFO, last_modified_s=int(NOW_S) - 4)
+    fresh = INFO._replace(last_modified_s=int(NOW_S) - 4)
     waiting = _decide(replace(ROUTE, settle_s=10.0), fresh)
     assert isinstance(waiting, Wait)
     assert waiting.after_s == 6.0
@@ -108,19 +108,19 @@ def test_an_etag_is_an_md5_only_without_kms_and_customer_keys(
     is_md5: bool,
 ) -> None:
     """A 32-digit ETag is judged by the encryption, never by its length."""
-    info = replace(INFO, encryption=encryption, customer_key=customer_key)
+    info = INFO._replace(encryption=encryption, customer_key=customer_key)
     assert etag_md5(info) == (md5(DATA) if is_md5 else None)
 
 
 def test_the_ladder_of_proofs_is_taken_from_the_top() -> None:
     """S3's MD5, then its checksums, then our hash before the bytes, then our hash after them."""
-    kms = replace(INFO, encryption="aws:kms")
+    kms = INFO._replace(encryption="aws:kms")
     assert proof_for(INFO, buffered=True) == Declared("md5", md5(DATA))
-    assert proof_for(replace(kms, checksums={"sha1": "aa", "sha256": "bb"}), buffered=False) == Declared("sha256", "bb")
-    assert proof_for(replace(kms, checksums={"sha1": "aa", "crc64nvme": "cc"}), buffered=False) == Declared(
+    assert proof_for(kms._replace(checksums={"sha1": "aa", "sha256": "bb"}), buffered=False) == Declared("sha256", "bb")
+    assert proof_for(kms._replace(checksums={"sha1": "aa", "crc64nvme": "cc"}), buffered=False) == Declared(
         "sha1", "aa"
     )
-    assert proof_for(replace(kms, checksums={"crc64nvme": "cc"}), buffered=True) == HashFirst()
+    assert proof_for(kms._replace(checksums={"crc64nvme": "cc"}), buffered=True) == HashFirst()
     assert proof_for(kms, buffered=False) == HashAtEnd()
 
 
@@ -136,7 +136,7 @@ def test_the_ladder_of_proofs_is_taken_from_the_top() -> None:
 )
 def test_metadata_mtime_is_used_only_if_it_is_a_time(metadata: str | None, expected: int) -> None:
     """Nonsense in x-amz-meta-mtime falls back to LastModified."""
-    info = replace(INFO, metadata_mtime=metadata)
+    info = INFO._replace(metadata_mtime=metadata)
     assert modification_time(info, metadata_mtime=True) == expected
     assert modification_time(info, metadata_mtime=False) == INFO.last_modified_s
 
@@ -144,12 +144,12 @@ def test_metadata_mtime_is_used_only_if_it_is_a_time(metadata: str | None, expec
 @pytest.mark.parametrize("encoding", [None, "", "identity", "aws-chunked", "AWS-Chunked, identity"])
 def test_harmless_encodings_lose_nothing(encoding: str | None) -> None:
     """Encodings that leave the bytes as they are need no word."""
-    assert lost_metadata(replace(INFO, content_encoding=encoding)) == ()
+    assert lost_metadata(INFO._replace(content_encoding=encoding)) == ()
 
 
 def test_a_gzip_object_is_copied_with_a_note_or_rejected() -> None:
     """What NetStorage cannot keep is said; the route may refuse it."""
-    gzip = replace(INFO, content_encoding="gzip")
+    gzip = INFO._replace(content_encoding="gzip")
     copied = _decide(ROUTE, gzip)
     assert isinstance(copied, Upload)
     assert "gzip" in copied.notes[0]

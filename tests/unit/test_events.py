@@ -283,11 +283,11 @@ def test_bucket_and_key_do_not_run_together() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        replace(BASE, ref=ObjectRef("b", "l")),
-        replace(BASE, ref=ObjectRef("c", "k")),
-        replace(BASE, event_name="ObjectRemoved:Delete"),
-        replace(BASE, sequencer="0B"),
-        replace(BASE, run="backfill-1"),
+        BASE._replace(ref=ObjectRef("b", "l")),
+        BASE._replace(ref=ObjectRef("c", "k")),
+        BASE._replace(event_name="ObjectRemoved:Delete"),
+        BASE._replace(sequencer="0B"),
+        BASE._replace(run="backfill-1"),
     ],
 )
 def test_different_events_have_different_ids(other: Change) -> None:
@@ -297,28 +297,28 @@ def test_different_events_have_different_ids(other: Change) -> None:
 
 def test_a_repeated_event_has_the_same_id() -> None:
     """With a sequencer, nothing else of the event matters: S3's duplicates carry the same one."""
-    again = replace(BASE, event_time="later", version_id="w", etag="f", size=9)
+    again = BASE._replace(event_time="later", version_id="w", etag="f", size=9)
     assert events.dedup_id(again) == events.dedup_id(BASE)
     assert len(events.dedup_id(BASE)) == 64
 
 
 def test_without_sequencer_the_version_counts_and_then_time_with_etag() -> None:
     """The next best evidence is used only where the better one is missing."""
-    versions = [replace(BASE, sequencer=None, version_id=each) for each in ("v", "w")]
-    times = [replace(BASE, sequencer=None, version_id=None, event_time=t, etag=e) for t in "tu" for e in "ef"]
+    versions = [BASE._replace(sequencer=None, version_id=each) for each in ("v", "w")]
+    times = [BASE._replace(sequencer=None, version_id=None, event_time=t, etag=e) for t in "tu" for e in "ef"]
     assert len({events.dedup_id(each) for each in (BASE, *versions, *times)}) == 7
-    assert events.dedup_id(replace(versions[0], event_time="x", etag="y")) == events.dedup_id(versions[0])
+    assert events.dedup_id(versions[0]._replace(event_time="x", etag="y")) == events.dedup_id(versions[0])
 
 
 def test_version_null_is_no_evidence() -> None:
     """`null` names the version of every write to a bucket without versioning, so it tells nothing apart."""
-    one, other = (replace(BASE, sequencer=None, version_id="null", event_time=each) for each in "tu")
+    one, other = (BASE._replace(sequencer=None, version_id="null", event_time=each) for each in "tu")
     assert events.dedup_id(one) != events.dedup_id(other)
 
 
 def test_the_kinds_of_evidence_do_not_mix() -> None:
     """A version that reads like a sequencer is not taken for it."""
-    assert events.dedup_id(replace(BASE, sequencer=None, version_id="0A")) != events.dedup_id(BASE)
+    assert events.dedup_id(BASE._replace(sequencer=None, version_id="0A")) != events.dedup_id(BASE)
 
 
 def test_an_id_is_never_the_key_alone() -> None:
@@ -331,7 +331,7 @@ def test_an_id_is_never_the_key_alone() -> None:
     with pytest.raises(ValueError, match="pass fresh"):
         events.dedup_id(bare)
     assert events.dedup_id(bare, fresh="1") != events.dedup_id(bare, fresh="2")
-    assert events.is_distinct(replace(bare, run="r"))
+    assert events.is_distinct(bare._replace(run="r"))
 
 
 def test_fresh_makes_any_message_new() -> None:

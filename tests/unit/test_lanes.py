@@ -173,6 +173,21 @@ async def test_places_go_out_in_the_order_asked_for() -> None:
     assert lane.figures() == LaneFigures(window=1, in_use=0, waiting=0, cuts=0, rests=0)
 
 
+async def test_at_once_there_is_a_place_only_where_nobody_waits_and_nothing_rests() -> None:
+    """The short way in is no way past the line."""
+    lane = Lane(1, lambda: 0.0)
+    assert (lane.enter_at_once(), lane.in_use) == (True, 1)
+    waiting = asyncio.create_task(lane.enter())
+    await _settle()
+    lane.window.size = 3.0  # room for two more, and one who came first
+    assert not lane.enter_at_once()
+    lane.leave()
+    assert await waiting
+    assert lane.enter_at_once()
+    lane.failed(errors.TargetUnavailable("429", status=429, retry_after_s=9.0), 0.0)
+    assert not lane.enter_at_once()
+
+
 async def test_who_finds_the_line_full_is_told_at_once() -> None:
     """The line is bounded where others need the slots."""
     lane = Lane(1, lambda: 0.0, line=1)

@@ -134,6 +134,20 @@ async def test_who_holds_its_part_leaves_the_rest_to_others() -> None:
         assert budget.in_use_bytes == 8
 
 
+async def test_at_once_there_are_only_bytes_that_need_no_waiting() -> None:
+    """The short way is no way past the line, nor past an owner's part; it gives what `take` gives."""
+    budget = ByteBudget(10, each_bytes=6)
+    assert budget.take_at_once(5, "slow") == 5
+    assert budget.take_at_once(2, "slow") is None
+    assert budget.take_at_once(6, "quick") is None
+    waiting = asyncio.create_task(budget.take(6, "quick"))
+    await asyncio.sleep(0)
+    assert budget.take_at_once(1, "small") is None
+    budget.give_back(5, "slow")
+    budget.give_back(await waiting, "quick")
+    assert (budget.take_at_once(99, "quick"), budget.in_use_bytes) == (10, 10)
+
+
 async def test_spare_bytes_are_those_that_nobody_needs() -> None:
     """They are free at once, nobody waits for them, and are half of all at most; else there are none."""
     budget = ByteBudget(10)

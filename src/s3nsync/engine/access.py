@@ -53,7 +53,9 @@ class Access:
     ) -> Uploaded:
         """Write an object; one that is streamed pays for its bytes, and notes that its last one leaves, by itself."""
         whole = isinstance(body, bytes)
-        await self.pay(size_bytes=size_bytes if whole else 0)
+        wait_s = self.lane.toll_s(requests=1, size_bytes=size_bytes if whole else 0)
+        if wait_s > 0:
+            await self._wait(wait_s)
         upload = self.target.upload(
             path,
             body,
@@ -96,8 +98,11 @@ class Access:
         """Wait until the account's rates allow what is about to be sent."""
         wait_s = self.lane.toll_s(requests=requests, size_bytes=size_bytes)
         if wait_s > 0:
-            with self.hand.patience():
-                await self.sleep(wait_s)
+            await self._wait(wait_s)
+
+    async def _wait(self, wait_s: float) -> None:
+        with self.hand.patience():
+            await self.sleep(wait_s)
 
     async def _ask(self, action: str, request: Awaitable[T], *, size_bytes: int = 0) -> T:
         """Make a request, and tell the account's lane how it went; a failure is told to the debt too.

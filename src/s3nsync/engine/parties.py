@@ -107,6 +107,9 @@ class Gate(Protocol):
 class Lane(Protocol):
     """How much may be asked of one upload account: see `lanes.Lane`."""
 
+    def enter_at_once(self) -> bool:
+        """Take a place if there is one for whoever comes now."""
+
     async def enter(self) -> bool:
         """Take a place, waiting in line for it; False if too many wait already."""
 
@@ -128,6 +131,9 @@ class Lane(Protocol):
 
 class Budget(Protocol):
     """The process-wide budget of bytes held in memory."""
+
+    def take_at_once(self, size_bytes: int, owner: str) -> int | None:
+        """Hold the bytes as `take` does, if that needs no waiting; None if it does."""
 
     async def take(self, size_bytes: int, owner: str) -> int:
         """Wait for the bytes and hold them on the account's behalf; gives what to give back."""

@@ -94,11 +94,12 @@ class Replicator:
         hand.debt.placed = True
         account = placement.route.account
         lane = self.lanes[account]
-        with hand.patience():
-            entered = await lane.enter()
-        if not entered:
-            reason = f"account {account} is busy, and enough keys wait for it already"
-            return Retry(reason, self.backoff_s(hand.attempt), failed=False)
+        if not lane.enter_at_once():
+            with hand.patience():
+                entered = await lane.enter()
+            if not entered:
+                reason = f"account {account} is busy, and enough keys wait for it already"
+                return Retry(reason, self.backoff_s(hand.attempt), failed=False)
         access = Access(self.targets[account], lane, hand, self.sleep)
         try:
             return await self._with_place(change, placement, access)
@@ -164,23 +165,19 @@ class Replicator:
         """Look, decide, act, once; memory is held by the event's word on the size first: no open GET waits for it."""
         share = Share(self.budget, placed.route.account, access.hand)
         try:
-            await share.hold(self._held_for(change.size or 0))
-            return await self._look(change, placed, access, share)
+            if change.size:
+                await share.hold(self._held_for(change.size))
+            access.hand.check()
+            access.hand.progress()
+            opened = await self.source.open(change.ref)
+            if isinstance(opened, Gone):
+                return await self._act_on_absence(placed, opened, access), opened
+            try:
+                return await self._act_on_object(change, placed, opened, access, share), opened.info
+            finally:
+                await opened.aclose()
         finally:
             share.give_back()
-
-    async def _look(
-        self, change: Change, placed: Placed, access: Access, share: Share
-    ) -> tuple[Outcome, SourceInfo | Gone]:
-        access.hand.check()
-        access.hand.progress()
-        opened = await self.source.open(change.ref)
-        if isinstance(opened, Gone):
-            return await self._act_on_absence(placed, opened, access), opened
-        try:
-            return await self._act_on_object(change, placed, opened, access, share), opened.info
-        finally:
-            await opened.aclose()
 
     def _held_for(self, size_bytes: int) -> int:
         return size_bytes if size_bytes <= self.buffer_bytes else STREAM_BYTES
@@ -205,11 +202,14 @@ class Replicator:
         self, change: Change, placed: Placed, opened: Opened, access: Access, share: Share
     ) -> Outcome:
         entry = await access.stat(placed.path) if wants_stat(change, access.hand.attempt) else None
-        buffered = opened.info.size_bytes <= self.buffer_bytes
+        size_bytes = opened.info.size_bytes
+        buffered = size_bytes <= self.buffer_bytes
         match self._decide(placed.route, opened.info, entry, buffered=buffered):
             case Upload() as action:
+                await share.hold(self._held_for(size_bytes))
                 sending = Sending(access, placed.path, opened, action, self.offload)
-                return await self._upload(sending, share, buffered=buffered)
+                proof = await (sending.whole() if buffered else sending.streamed(trailers=self.trailers))
+                return Copied(placed.path, size_bytes, proof, action.notes)
             case Nothing(unchanged=True):
                 return Unchanged(placed.path)
             case Wait(reason, after_s):
@@ -230,13 +230,6 @@ class Replicator:
             metadata_mtime=self.metadata_mtime,
             now_s=self.now_s(),
         )
-
-    async def _upload(self, sending: Sending, share: Share, *, buffered: bool) -> Outcome:
-        """Send the object within the byte budget, of which its account has a part."""
-        size_bytes = sending.opened.info.size_bytes
-        await share.hold(self._held_for(size_bytes))
-        proof = await (sending.whole() if buffered else sending.streamed(trailers=self.trailers))
-        return Copied(sending.path, size_bytes, proof, sending.upload.notes)
 
     async def _mark_folder(self, ref: ObjectRef, marker: FolderMarker, access: Access) -> Outcome:
         """Make the directory that a key ending in `/` stands for, where the route wants it."""

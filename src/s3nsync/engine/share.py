@@ -22,9 +22,11 @@ class Share:
         if size_bytes == self._wanted_bytes:
             return
         self.give_back()
-        with self.hand.patience():
-            self._taken = await self.budget.take(size_bytes, self.account)
-        self._wanted_bytes = size_bytes
+        taken = self.budget.take_at_once(size_bytes, self.account)
+        if taken is None:
+            with self.hand.patience():
+                taken = await self.budget.take(size_bytes, self.account)
+        self._taken, self._wanted_bytes = taken, size_bytes
 
     def give_back(self) -> None:
         """Hold nothing; harmless when that is so."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -119,5 +119,5 @@ async def retry(entry: Entry, bulk: Queue, run: str) -> bool:
     """Have the entry's keys looked at again; False if it names none. Its caller removes it afterwards."""
     if not entry.changes:
         return False
-    await bulk.send([replace(change, run=run) for change in entry.changes])
+    await bulk.send([change._replace(run=run) for change in entry.changes])
     return True
