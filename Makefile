@@ -75,7 +75,7 @@ pipeline-image-test: $(READY) $(MINISTACK_READY) .venv-moto/.ready ## the same f
 		command -v $$each >/dev/null || $(MAKE) --no-print-directory .install-$$each || exit 1; done
 	cd tests && ../$(BIN)/python -m terraform.builder
 
-bench: $(READY) .venv-bench/.ready ## against rclone, boto3 and others: half an hour; make bench QUICK=1 shows only that it runs
+bench: $(READY) .venv-bench/.ready ## against rclone, boto3 and others: twenty minutes; make bench QUICK=1 shows only that it runs
 	@for each in nginx rclone wrk; do \
 		command -v $$each >/dev/null || $(MAKE) --no-print-directory .install-$$each || exit 1; done
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick) $(ARGS)
@@ -160,7 +160,7 @@ $(READY): $(VENV)/.locked pyproject.toml
 	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# What the bench's clients run on, ours and the others: the Python that is named by PYTHON=, or an optimised one that is found.
+# What the bench's clients run on, ours and the others: the Python that PYTHON= names, or an optimised one that is found.
 .PHONY: .always
 
 .cache/bench-python: .always | .python

@@ -30,16 +30,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
-from bench.path_client import AlwaysOurs, AnyCredentials
+from bench import path_client
 
 from s3nsync.app import relax_collector
 from s3nsync.engine import Replicator
 from s3nsync.http import Http, tls_context
-from s3nsync.lanes import Lane
-from s3nsync.model import Change, Copied, ObjectRef, Route
-from s3nsync.netstorage import Account, NetStorage
-from s3nsync.pacing import Breaker, ByteBudget
-from s3nsync.s3 import S3
+from s3nsync.model import ObjectRef, Route
+from s3nsync.netstorage import Account
 
 BUCKET, CPCODE, USER, KEY = "bench", "123456", "bench", "a-key-for-the-bench"
 NGINX = """
@@ -75,41 +72,18 @@ class Round:
 
 async def copy_all(case: Case, engine: Replicator) -> Round:
     """Replicate every object of the case once."""
-    refs = iter([ObjectRef(BUCKET, f"{case.name}/{number}") for number in range(case.count)])
-
-    async def slot() -> None:
-        for ref in refs:
-            outcome = await engine.replicate(Change(ref, "put"), AlwaysOurs())
-            if not isinstance(outcome, Copied):
-                raise SystemExit(f"{ref}: {outcome}")
-
-    cpu_s, wall_s = time.process_time(), time.perf_counter()
-    await asyncio.gather(*(slot() for _ in range(case.in_flight)))
-    return Round(time.process_time() - cpu_s, time.perf_counter() - wall_s)
+    refs = [ObjectRef(BUCKET, f"{case.name}/{number}") for number in range(case.count)]
+    return Round(*await path_client.copy_all(refs, engine, case.in_flight))
 
 
 async def measure(
     cases: list[Case], rounds: int, source_url: str, target_port: int, tls: ssl.SSLContext
 ) -> dict[str, list[Round]]:
     """Run the rounds, sizes interleaved, after one round of each that is not counted."""
-    route = Route(BUCKET, CPCODE)
     found: dict[str, list[Round]] = {case.name: [] for case in cases}
+    account = Account.parse(f"127.0.0.1:{target_port}", USER, KEY)
     async with Http(tls=tls) as s3_http, Http(tls=tls) as ns_http:
-        account = Account.parse(f"127.0.0.1:{target_port}", USER, KEY)
-        engine = Replicator(
-            routes=(route,),
-            source=S3(s3_http, region="us-east-1", credentials=AnyCredentials(), endpoint=source_url),
-            targets={"default": NetStorage(account, ns_http)},
-            lanes={"default": Lane(1024, time.monotonic)},
-            budget=ByteBudget(64 << 20),
-            gate=Breaker((route,), time.monotonic, on_stop=lambda *_: None, on_go=lambda *_: None),
-            backoff_s=lambda _attempt: 1.0,
-            now_s=time.time,
-            sleep=asyncio.sleep,
-            offload=lambda update, data: asyncio.get_running_loop().run_in_executor(None, update, data),
-            brake_s=lambda _route: 0.0,
-            buffer_bytes=1 << 20,
-        )
+        engine = path_client.engine_on(Route(BUCKET, CPCODE), source_url, account, s3_http, ns_http)
         for number in range(rounds + 1):
             for case in cases:
                 done = await copy_all(case, engine)

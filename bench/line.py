@@ -150,12 +150,15 @@ class Server(asyncio.BufferedProtocol):
         self._line.ended()
 
 
+async def listen(port: int, to: int, *, delay_s: float = 0.0, bytes_per_s: float = math.inf) -> asyncio.Server:
+    """Begin to pass connections on, from one port of loopback to another; port 0 picks a free one."""
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(lambda: Client(to, delay_s, bytes_per_s), "127.0.0.1", port, backlog=1024)
+
+
 async def serve(given: argparse.Namespace) -> None:
     """Listen until killed."""
-    loop = asyncio.get_running_loop()
-    await loop.create_server(
-        lambda: Client(given.to, given.delay_s, given.bytes_per_s), "127.0.0.1", given.port, backlog=1024
-    )
+    await listen(given.port, given.to, delay_s=given.delay_s, bytes_per_s=given.bytes_per_s)
     print(json.dumps({"ready": True}), flush=True)
     await asyncio.Event().wait()
 

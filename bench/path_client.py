@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -54,33 +55,26 @@ class AnyCredentials:
         return refused
 
 
-async def copy(given: argparse.Namespace) -> dict[str, float]:
-    """Copy every object once, so many at a time."""
-    tls = tls_context(given.ca_file)
-    async with Http(tls=tls) as s3_http, Http(tls=tls) as ns_http:
-        engine = engine_on(given, s3_http, ns_http)
-        refs = iter([ObjectRef(given.bucket, str(number)) for number in range(given.count)])
+async def copy_all(refs: Iterable[ObjectRef], engine: Replicator, in_flight: int) -> tuple[float, float]:
+    """Replicate every object once, so many at a time; gives the seconds of CPU and of the clock that it took."""
+    left = iter(refs)
 
-        async def slot() -> None:
-            for ref in refs:
-                outcome = await engine.replicate(Change(ref, "put"), AlwaysOurs())
-                if not isinstance(outcome, Copied):
-                    raise SystemExit(f"{ref}: {outcome}")
+    async def slot() -> None:
+        for ref in left:
+            outcome = await engine.replicate(Change(ref, "put"), AlwaysOurs())
+            if not isinstance(outcome, Copied):
+                raise SystemExit(f"{ref}: {outcome}")
 
-        relax_collector()
-        cpu_s, wall_s = time.process_time(), time.perf_counter()
-        await asyncio.gather(*(slot() for _ in range(given.in_flight)))
-        return {"cpu_s": time.process_time() - cpu_s, "wall_s": time.perf_counter() - wall_s}
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    await asyncio.gather(*(slot() for _ in range(in_flight)))
+    return time.process_time() - cpu_s, time.perf_counter() - wall_s
 
 
-def engine_on(given: argparse.Namespace, s3_http: Http, ns_http: Http) -> Replicator:
+def engine_on(route: Route, endpoint: str, account: Account, s3_http: Http, ns_http: Http) -> Replicator:
     """Wire the engine as the product does, but for what belongs to a queue."""
-    route = Route(given.bucket, given.cpcode)
-    scheme = "https" if given.source.startswith("https:") else "http"
-    account = Account.parse(given.target, given.user, given.key, scheme="https" if scheme == "https" else "http")
     return Replicator(
         routes=(route,),
-        source=S3(s3_http, region="us-east-1", credentials=AnyCredentials(), endpoint=given.source),
+        source=S3(s3_http, region="us-east-1", credentials=AnyCredentials(), endpoint=endpoint),
         targets={"default": NetStorage(account, ns_http)},
         lanes={"default": Lane(1024, time.monotonic)},
         budget=ByteBudget(64 << 20),
@@ -92,6 +86,20 @@ def engine_on(given: argparse.Namespace, s3_http: Http, ns_http: Http) -> Replic
         brake_s=lambda _route: 0.0,
         buffer_bytes=1 << 20,
     )
+
+
+async def copy(given: argparse.Namespace) -> dict[str, float]:
+    """Copy the objects of the bucket once."""
+    tls = tls_context(given.ca_file)
+    account = Account.parse(
+        given.target, given.user, given.key, scheme="https" if given.source.startswith("https:") else "http"
+    )
+    async with Http(tls=tls) as s3_http, Http(tls=tls) as ns_http:
+        engine = engine_on(Route(given.bucket, given.cpcode), given.source, account, s3_http, ns_http)
+        refs = [ObjectRef(given.bucket, str(number)) for number in range(given.count)]
+        relax_collector()
+        cpu_s, wall_s = await copy_all(refs, engine, given.in_flight)
+        return {"cpu_s": cpu_s, "wall_s": wall_s}
 
 
 def main() -> None:

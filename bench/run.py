@@ -65,7 +65,7 @@ IN_FLIGHT_MOST = 256
 SLOW_BYTES_PER_S = 25e6
 STREAMS = 4
 DELAY_S = 0.1
-IN_FLIGHT_FAR = 32
+IN_FLIGHT_FAR = 16
 IDLE_PER_S = 10.0
 
 
@@ -113,7 +113,7 @@ class Bench:
         if entry.copies:
             self._judge_bytes(entry.name, case, done)
         if entry.name in {OURS, PATH}:
-            _judge_requests(entry.name, case, run)
+            judge_requests(entry.name, case, run)
         return f"{done.cpu_s / done.objects * 1000:.3f} CPU s for 1,000"
 
     def _requests(self) -> dict[str, dict[str, int]]:
@@ -179,7 +179,7 @@ class Bench:
         return f"{rate:.0f} objects/s"
 
 
-def _judge_requests(client: str, case: Case, run: Run) -> None:
+def judge_requests(client: str, case: Case, run: Run) -> None:
     """Hold us to one GET and one PUT for an object; beside them a worker that starts asks each end one question."""
     start = {"source": {"GET list": 1}, "sink": {"GET 404": 1}} if client == OURS else {"source": {}, "sink": {}}
     wanted = {"source": {"GET": case.count, **start["source"]}, "sink": {"PUT": case.count, **start["sink"]}}
@@ -343,7 +343,9 @@ def _nothing_yet(rounds: int, *, quick: bool) -> Results:
     """Name the time, the machine and the Pythons."""
     ours = interpreter.describe(str(clients.PYTHON))
     assert ours is not None
-    others = [] if quick else [str(each) for each in interpreter.found() if each.executable != ours.executable]
+    found = [ours] if quick else interpreter.found()
+    ours = next((each for each in found if each.executable == ours.executable), ours)
+    others = [str(each) for each in found if each != ours]
     return Results(datetime.now(UTC).isoformat(timespec="minutes"), machine(), f"Python {ours}", others, rounds)
 
 

@@ -208,7 +208,7 @@ class Servers:
         """Say of each upload how it differs from its source, byte for byte; `whole`: all objects must be there."""
         here, there = self.home / "source" / case.bucket, self.home / "sink" / str(self._cpcode)
         stored = {path.name for path in there.glob("*")}
-        keys = case.keys if whole else sorted(stored)
+        keys = case.keys if whole else sorted(stored.intersection(case.keys))
         stray = [f"{key} was never to be copied" for key in sorted(stored - set(case.keys))]
         return stray + [found for key in keys if (found := _difference(here / key, there / key))]
 
