@@ -162,6 +162,38 @@ def test_progress_is_for_terminals_only() -> None:
     assert "a[red]\\x1b" in seen.err.getvalue()
 
 
+def test_a_long_title_leaves_room_for_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a narrow terminal too, and whatever stands in the name of a file."""
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = Shown(terminal=True)
+    with shown.ui.progress("archive/{2026}/" + "long" * 20) as show:
+        show("3 of 9 objects", 3, 9)
+    assert "archive/{202… 3 of 9 objects" in shown.err.getvalue()
+
+
+def test_lines_and_log_stand_above_the_bar() -> None:
+    """Each is whole, and the bar is drawn anew below it; what is written to a file is not touched by that."""
+    shown = Shown(terminal=True)
+    with shown.ui.progress("sync") as show:
+        show("1 object", 1, None)
+        shown.ui.note("by the way")
+        shown.ui.log_stream.write("10:00:00 warning: slow\n")
+        shown.ui.say("x", "result [red]")
+    assert "by the way\n" in shown.err.getvalue()
+    assert "10:00:00 warning: slow\n" in shown.err.getvalue()
+    assert shown.out.getvalue() == "result [red]\n"
+    shown.ui.log_stream.write("later\n")
+    assert shown.err.getvalue().endswith("later\n")
+    assert shown.ui.log_stream.isatty()
+
+
+def test_a_warning_is_told_in_either_form() -> None:
+    """On standard error: whoever reads the JSON is a program, whoever keeps it is not."""
+    for shown in (Shown(), Shown(as_json=True)):
+        shown.ui.warn("no events")
+        assert (shown.err.getvalue(), shown.out.getvalue()) == ("no events\n", "")
+
+
 def test_the_processes_own_streams_are_the_default(capfd: pytest.CaptureFixture[str]) -> None:
     """Without streams given, results go to standard output and failures to standard error."""
     ui = Ui()

@@ -25,6 +25,7 @@ from rich.console import Console
 from s3nsync import __version__
 from s3nsync.app import App, assemble, relax_collector, resolve
 from s3nsync.cli import failed, ns, options, sync, verify
+from s3nsync.cli.over_routes import outcome_words
 from s3nsync.cli.shell import finish, new_ui, parse_ref, run_async, settings_of, tidy
 from s3nsync.cli.ui import Ui
 from s3nsync.figures import human_bytes
@@ -107,8 +108,7 @@ async def _replicate(ui: Ui, settings: Settings, *, drain: bool) -> None:
             left = await parts.queues["check"].depth()
             counts = dict(sorted(parts.worker.settled.items()))
             counts["checks_left"] = left.visible + left.in_flight + left.delayed
-            words = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-            ui.say("summary", words or "live and bulk queue were empty", **counts)
+            ui.say("summary", outcome_words(counts) or "live and bulk queue were empty", **counts)
 
 
 async def _answer_health(worker: Worker, stack: AsyncExitStack) -> None:

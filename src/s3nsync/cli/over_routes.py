@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -77,12 +77,22 @@ class Hands:
         """Give the same in words."""
         if not self.outcomes:
             return ""
-        told = ", ".join(f"{count:,} {_IN_WORDS.get(name, name)}" for name, count in sorted(self.outcomes.items()))
         checks = f"; looked at again after the grace: {counted(self.checks, 'unanswered write')}" if self.checks else ""
-        return f"\nDone here: {told}, {human_bytes(self.copied_bytes)} copied{checks}."
+        return f"\nDone here: {outcome_words(self.outcomes)}; {human_bytes(self.copied_bytes)}{checks}."
 
 
-_IN_WORDS = {"trashed": "moved to the trash", "set_aside": "set aside", "lease_lost": "lost", "retry": "tried again"}
+_IN_WORDS: Mapping[str, str] = {
+    "trashed": "moved to the trash",
+    "set_aside": "set aside",
+    "retry": "to be tried again",
+    "lease_lost": "left to another worker",
+    "checks_left": "to be looked at again",
+}
+
+
+def outcome_words(counts: Mapping[str, int]) -> str:
+    """Tell what became of Changes, by `figures.settled_name`."""
+    return ", ".join(f"{count:,} {_IN_WORDS.get(name, name)}" for name, count in sorted(counts.items()) if count)
 
 
 async def _nothing(_changes: Sequence[Change] = ()) -> None:

@@ -109,8 +109,11 @@ class Ui:
             yield lambda _words, _done, _total: None
             return
         console = Console(file=self._stderr)
-        with Progress(*_columns(title, console.width), console=console, transient=True, refresh_per_second=4) as bar:
-            task = bar.add_task(title, total=None, words="")
+        name = Text(title)
+        name.truncate(console.width // 3, overflow="ellipsis")
+        columns = _columns(console.width)
+        with Progress(*columns, console=console, transient=True, refresh_per_second=4, expand=True) as bar:
+            task = bar.add_task(name.plain, total=None, words="")
             self._bar = bar
             try:
                 yield lambda words, done, total: bar.update(task, completed=done, total=total, words=printable(words))
@@ -175,12 +178,12 @@ def check_terminal(hint: str) -> None:
         raise ConfigError("there is no terminal to ask on", hint=hint)
 
 
-def _columns(title: str, width: int) -> list[ProgressColumn]:
-    """Give the parts of a progress line: one line, however narrow the terminal; what has no room is cut off."""
-    words = Column(no_wrap=True, overflow="ellipsis")
+def _columns(width: int) -> list[ProgressColumn]:
+    """Give the parts of a progress line: one line, however narrow the terminal; words without room are cut off."""
     bar = [BarColumn(BAR_CHARS)] if width >= BAR_FROM_CHARS else []
-    told = TextColumn("{task.fields[words]}", markup=False, table_column=words)
-    return [SpinnerColumn(), TextColumn(title, markup=False), *bar, told]
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what the others leave
+    words = TextColumn("{task.fields[words]}", markup=False, table_column=rest)
+    return [SpinnerColumn(), TextColumn("{task.description}", markup=False), *bar, words]
 
 
 def _verdict(error: BaseException) -> tuple[str, str, int]:

@@ -19,7 +19,7 @@ from s3nsync.cli.ns.looking import existing
 from s3nsync.cli.ns.many import JOBS, each_of
 from s3nsync.cli.ui import Ui
 from s3nsync.errors import ConfigError, S3nsyncError, TargetClock, TargetConflict, TargetPrecondition, TargetRefused
-from s3nsync.figures import human_bytes
+from s3nsync.figures import human_bytes, printable
 from s3nsync.netstorage import AtEnd, Entry, NetStorage
 
 CHUNK_BYTES = 256 << 10
@@ -41,7 +41,7 @@ def byte_progress(ui: Ui, what: str, total_bytes: int | None) -> Iterator[Callab
     """Show how many bytes went, and how fast; yields the function that moves it on by bytes."""
     began_s, done_bytes = time.monotonic(), 0
     of_total = "" if total_bytes is None else f" of {human_bytes(total_bytes)}"
-    with ui.progress(what) as show:
+    with ui.progress(printable(what)) as show:
 
         def advance(n_bytes: int) -> None:
             nonlocal done_bytes
