@@ -374,6 +374,7 @@ _KINDS: Final[tuple[object, ...]] = get_args(Kind)
 _DIALECTS: Final[tuple[object, ...]] = get_args(Dialect)
 _DEFAULTS: Final = {name: value for name, value in Change._field_defaults.items() if name != "dialect"}
 """The hints of a Change: they travel only where they say something."""
+_TEXTS: Final = tuple(name for name in _DEFAULTS if name != "size")
 
 
 def encode(change: Change) -> str:
@@ -401,20 +402,9 @@ def _own(node: Mapping[str, object]) -> Change:
         _ref(node.get("bucket"), node.get("key")),
         cast("Kind", kind),
         cast("Dialect", dialect),
-        event_name=_own_text(node, "event_name") or "",
-        event_time=_own_text(node, "event_time"),
-        etag=_own_text(node, "etag"),
         size=_count(node, "size"),
-        version_id=_own_text(node, "version_id"),
-        sequencer=_own_text(node, "sequencer"),
-        run=_own_text(node, "run") or "",
+        **{name: value for name in _TEXTS if isinstance(value := node.get(name), str)},
     )
-
-
-def _own_text(node: Mapping[str, object], name: str) -> str | None:
-    """Read a text as it was written, an empty one too."""
-    value = node.get(name)
-    return value if isinstance(value, str) else None
 
 
 def group_id(ref: ObjectRef) -> str:

@@ -14,9 +14,10 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from typing import Literal, TextIO, get_args
+import time
+from collections.abc import Callable, Iterable, Mapping
+from json.encoder import encode_basestring_ascii
+from typing import Any, Literal, TextIO, get_args
 from urllib.parse import quote
 
 import structlog
@@ -52,6 +53,7 @@ class Sink:
         """Take the stream, the values that must never reach it, and the level below which changes are left out."""
         self.is_json = is_json
         self._levels = frozenset(LEVELS[LEVELS.index(level) :])
+        self._second: tuple[int, str] = (-1, "")
         self._stream = stream
         self._spellings = _spellings(secrets)
 
@@ -59,9 +61,9 @@ class Sink:
         """Write the one line of a Change, in the form of all others but without their way through structlog."""
         level = severity(settled.outcome)
         if level in self._levels:
-            first = {"time": _stamp(now_s, is_json=self.is_json), "level": level, "event": "change"}
+            first = {"time": self._stamp(now_s), "level": level, "event": "change"}
             event = {**first, **record(settled, now_s)}
-            self.write(_JSON_WRITER.encode(event) if self.is_json else _plain(None, level, event))
+            self.write(_flat_json(event) if self.is_json else _plain(None, level, event))
 
     def write(self, line: str) -> None:
         """Write one line (its end is added here), in one piece."""
@@ -77,6 +79,16 @@ class Sink:
         if "authorization" in lower or "-auth-" in lower or "security-token" in lower:
             text = _SIGNED.sub(rf"\1\2{MASK}", text)
         return text
+
+    def _stamp(self, now_s: float) -> str:
+        """Write the time as structlog's stamper does: in UTC for machines, of the local day for people."""
+        whole_s = int(now_s)
+        known_s, text = self._second
+        if known_s != whole_s:
+            moment = time.gmtime(whole_s) if self.is_json else time.localtime(whole_s)
+            text = time.strftime("%Y-%m-%dT%H:%M:%S" if self.is_json else "%H:%M:%S", moment)
+            self._second = (whole_s, text)
+        return f"{text}.{int((now_s - whole_s) * 1e6):06}Z" if self.is_json else text
 
 
 def _spellings(secrets: Iterable[str]) -> tuple[str, ...]:
@@ -127,13 +139,6 @@ class _Changes:
     sink: Sink | None = None
 
 
-def _stamp(now_s: float, *, is_json: bool) -> str:
-    """Write the time as structlog's stamper does: in UTC for machines, of the local day for people."""
-    if is_json:
-        return datetime.fromtimestamp(now_s, UTC).isoformat().replace("+00:00", "Z")
-    return datetime.fromtimestamp(now_s).astimezone().strftime("%H:%M:%S")
-
-
 class _SinkLogger:
     """The end of structlog's chain: every level is the same write."""
 
@@ -171,6 +176,15 @@ def _json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     """Render a line for machines; what is no JSON value goes as its text."""
     first = {name: event.pop(name, None) for name in ("time", "level", "event")}
     return _JSON_WRITER.encode({**first, **event})
+
+
+def _flat_json(event: Mapping[str, object]) -> str:
+    """Write what `_JSON_WRITER` would, of an object whose names are plain words: it is asked only for what is rare."""
+    members = [f'"{name}":{_WRITERS.get(type(value), _JSON_WRITER.encode)(value)}' for name, value in event.items()]
+    return f"{{{','.join(members)}}}"
+
+
+_WRITERS: Mapping[type, Callable[[Any], str]] = {str: encode_basestring_ascii, int: repr, float: repr}
 
 
 def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -25,7 +25,7 @@ from s3nsync.figures import (
     settled_name,
     utc,
 )
-from s3nsync.logs import MASK, configure, log_change
+from s3nsync.logs import MASK, Sink, configure, log_change
 from s3nsync.model import Change, Copied, Deleted, Ignored, ObjectRef, Outcome, Rejected, Report, Retry, Unchanged
 from settled_changes import COPIED, NOW_S, settled
 
@@ -205,6 +205,30 @@ def test_the_line_of_a_change_has_the_form_of_all_others(form: Literal["json", "
     ours, others = (re.sub(r"\d\d:\d\d:\d\d(\.\d+)?", "TIME", line) for line in stream.getvalue().splitlines())
     assert ours == others
     assert "TIME" in ours
+
+
+@given(
+    outcome=st.one_of(
+        st.builds(Copied, st.text(), st.integers(0), st.text(), st.tuples(st.text())),
+        st.builds(Rejected, st.text(), st.text()),
+        st.none(),
+    ),
+    key=st.text(min_size=1),
+    seconds=st.floats(0, 1e9),
+    coalesced=st.integers(0, 9),
+    ambiguous=st.booleans(),
+)
+def test_what_a_line_says_is_what_the_record_says(
+    outcome: Outcome | None, key: str, seconds: float, coalesced: int, ambiguous: bool
+) -> None:
+    """Whatever a key, a path or a reason holds, the line is JSON of the record."""
+    stream = io.StringIO()
+    sink = Sink(stream, (), is_json=True, level="info")
+    change = Change(ObjectRef("media", key), "put")
+    done = settled(change=change, outcome=outcome, seconds=seconds, coalesced=coalesced, ambiguous=ambiguous)
+    sink.change(done, NOW_S)
+    (line,) = json_lines(stream)
+    assert {name: line[name] for name in list(line)[3:]} == record(done, NOW_S)
 
 
 def test_on_a_terminal_a_line_is_words() -> None:

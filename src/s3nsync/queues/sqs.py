@@ -188,11 +188,11 @@ class SqsQueue:
 
     async def ack(self, delivery: Delivery) -> bool:
         """Remove the message for good; False if the lease was lost."""
-        return _verdict("ack", await self._acks.submit({"ReceiptHandle": delivery.receipt}))
+        return _verdict("ack", await self._acks.add({"ReceiptHandle": delivery.receipt}))
 
     async def retry(self, delivery: Delivery, after_s: float) -> bool:
         """Give the message back, to be seen again after `after_s` seconds; False if the lease was lost."""
-        return _verdict("give back", await self._retries.submit(_visibility(delivery, after_s)))
+        return _verdict("give back", await self._retries.add(_visibility(delivery, after_s)))
 
     async def extend(self, deliveries: Sequence[Delivery], for_s: float) -> list[Delivery]:
         """Let the leases run for `for_s` seconds from now; the deliveries whose lease was lost come back.
@@ -319,7 +319,7 @@ class SqsQueue:
             return _read(answer, await answer.read(ANSWER_LIMIT_BYTES))
 
     def _signer_for(self, credentials: Credentials) -> Signer:
-        if self._signer is None or self._signer.credentials is not credentials:
+        if self._signer is None or self._signer.credentials != credentials:
             self._signer = Signer(credentials, region=self._region, service="sqs")
         return self._signer
 
@@ -337,8 +337,8 @@ class _Coalescer:
         self._running: set[asyncio.Task[None]] = set()
         self.pending = 0
 
-    async def submit(self, entry: Entry) -> Failure | None:
-        """Give the entry's own verdict; raises what the whole batch raised."""
+    def add(self, entry: Entry) -> asyncio.Future[Failure | None]:
+        """Give what will be the entry's own verdict, or what the whole batch raised."""
         loop = asyncio.get_running_loop()
         verdict: asyncio.Future[Failure | None] = loop.create_future()
         self._waiting.append((entry, verdict))
@@ -347,7 +347,7 @@ class _Coalescer:
             self._flush()
         elif self._timer is None:
             self._timer = loop.call_later(COALESCE_S, self._flush)
-        return await verdict
+        return verdict
 
     async def aclose(self) -> None:
         """Send what waits, and see what is under way to its end."""
