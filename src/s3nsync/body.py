@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Self
+from typing import Protocol, Self
 
 from awscrt import checksums
 
@@ -41,12 +41,17 @@ _CRCS: tuple[tuple[str, int, CrcUpdate], ...] = (
 class Crc:
     """A running checksum against the one that S3 announced; checks nothing if there is none that we can do."""
 
+    __slots__ = ("_announced", "_digits", "_name", "_update", "_value")
+
     def __init__(self, announced: Mapping[str, str]) -> None:
         """Choose among `announced`: algorithm name to hex digest of the whole object."""
-        known = [crc for crc in _CRCS if crc[0] in announced]
-        self._name, self._digits, self._update = known[0] if known else ("", 0, _no_crc)
-        self._announced = announced.get(self._name, "")
         self._value = 0
+        for self._name, self._digits, self._update in _CRCS:
+            if self._name in announced:
+                break
+        else:
+            self._name, self._update = "", _no_crc
+        self._announced = announced.get(self._name, "")
 
     def add(self, data: bytes) -> None:
         """Take in the next bytes."""
@@ -58,6 +63,13 @@ class Crc:
         return "" if found == self._announced else f"{self._name} is {found}, S3 announced {self._announced}"
 
 
+class Opened(Stream, Protocol):
+    """The answer to the first GET, whose body may be here already."""
+
+    def take(self) -> bytes | None:
+        """Give what is unread of the body if nothing of it is still to come; else None, and take nothing."""
+
+
 class OpenObject:
     """An object whose GET was answered: its facts, and its bytes once."""
 
@@ -65,7 +77,7 @@ class OpenObject:
         self,
         ref: ObjectRef,
         info: SourceInfo,
-        stream: Stream,
+        stream: Opened,
         *,
         reopen: Reopen,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -87,7 +99,8 @@ class OpenObject:
         self._offset = 0
         self._gathered: list[bytes] = []
         self._crc = Crc(info.checksums)
-        self._span = self._span_of(0, info.size_bytes, stream)
+        self._stream: Opened | None = stream
+        self._span: Span | None = None
         self._window: Window | None = None
 
     def __repr__(self) -> str:
@@ -114,20 +127,38 @@ class OpenObject:
             raise StopAsyncIteration
         if self._ahead is not None and self._window is None:
             self._window = self._open_window(self._ahead)
-        return await self._gather(self._chunk_bytes)
+        await self._gather(self._chunk_bytes)
+        return self._handed_out()
 
     async def read_all(self) -> bytes:
         """Give all bytes at once, checked; raises what `chunks` raises."""
-        return await self._gather(self.info.size_bytes)
+        whole = None if self._stream is None else self._stream.take()
+        if whole is not None:  # small objects come along with their heads: nothing can break any more
+            self._stream = None
+            self._gathered.append(whole)
+            self._offset = len(whole)
+        if self._offset != self.info.size_bytes:
+            await self._gather(self.info.size_bytes)
+        return self._handed_out()
 
     async def aclose(self) -> None:
         """Let go of the connections; harmless after the end, and twice."""
-        window, span = self._window, self._span
+        window, span, stream = self._window, self._span, self._stream
         if window is not None:
             self._window = self._ahead = None
             self._span = self._span_of(self._offset, self.info.size_bytes)
             await window.aclose()
-        await span.aclose()  # a window's task that had not begun has not done it
+        if span is not None:
+            await span.aclose()  # a window's task that had not begun has not done it
+        if stream is not None:
+            await stream.aclose()
+
+    def _begun(self) -> Span:
+        """Give the span that is read, from the stream that was opened to begin with."""
+        if self._span is None:
+            stream, self._stream = self._stream, None
+            self._span = self._span_of(self._offset, self.info.size_bytes, stream)
+        return self._span
 
     def _span_of(self, at: int, stop: int, stream: Stream | None = None) -> Span:
         return Span(self._ref, at, stop, reopen=self._reopen, sleep=self._sleep, backoff=self._backoff, stream=stream)
@@ -142,32 +173,37 @@ class OpenObject:
         """Cut what is left at multiples of `range_bytes`: uploaders cut so too, and S3 serves whole parts best."""
         size_bytes = self.info.size_bytes
         ends_at = (self._offset // range_bytes + 1) * range_bytes
-        self._span.end_at(min(ends_at, size_bytes))
-        yield self._span
+        first = self._begun()
+        first.end_at(min(ends_at, size_bytes))
+        yield first
         for start in range(ends_at, size_bytes, range_bytes):
             yield self._span_of(start, min(start + range_bytes, size_bytes))
 
-    async def _gather(self, least_bytes: int) -> bytes:
-        """Give at least so many bytes, or all that are left; checked, if they are the last."""
+    async def _gather(self, least_bytes: int) -> None:
+        """Have at least so many bytes, or all that are left."""
         size_bytes = self.info.size_bytes
-        reader = self._window or self._span
+        reader = self._window or self._begun()
         gathered_bytes = sum(map(len, self._gathered))
         while self._offset < size_bytes and gathered_bytes < least_bytes:
             piece = await reader.next_piece()
             self._gathered.append(piece)  # kept on the object: a cancelled or failed call must not lose bytes
             self._offset += len(piece)
             gathered_bytes += len(piece)
+
+    def _handed_out(self) -> bytes:
+        """Give what was gathered; checked, if it is the last."""
         pieces, self._gathered = self._gathered, []
         chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._crc.add(chunk)
-        if self._offset == size_bytes:
+        if self._offset >= self.info.size_bytes:
             self._check()
         return chunk
 
     def _check(self) -> None:
-        mismatch = self._crc.mismatch()
+        size_bytes = self.info.size_bytes
+        mismatch = self._crc.mismatch() if self._offset == size_bytes else f"there are {self._offset}"
         if mismatch:
-            raise SourceCorrupt(f"{self._ref}: the {self.info.size_bytes} bytes that arrived are damaged: {mismatch}")
+            raise SourceCorrupt(f"{self._ref}: the {size_bytes} bytes that arrived are damaged: {mismatch}")
 
 
 def _no_crc(_data: bytes, value: int) -> int:

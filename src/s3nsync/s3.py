@@ -22,7 +22,7 @@ import functools
 import html
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
@@ -41,10 +41,10 @@ from s3nsync.errors import (
     SourceKeyDenied,
     SourceUnavailable,
 )
-from s3nsync.http import Answer, Header, Headers, Http, Origin
+from s3nsync.http import Answer, Header, Headers, Http, Layout, Lines, Origin
 from s3nsync.model import Gone, ObjectRef, SourceInfo
 from s3nsync.pacing import Backoff
-from s3nsync.sigv4 import EMPTY_SHA256, Credentials, Signer, encode_path, encode_query
+from s3nsync.sigv4 import EMPTY_SHA256, Credentials, Seal, Signer, encode_path, encode_query
 from s3nsync.spans import Ahead
 
 ERROR_LIMIT_BYTES = 64 * 1024
@@ -53,8 +53,9 @@ ERROR_LIMIT_BYTES = 64 * 1024
 LIST_LIMIT_BYTES = 8 << 20
 """1,000 keys of 1,024 bytes, each of them three in the answer, and what stands around them."""
 
-_CHECKSUM_MODE = ("x-amz-checksum-mode", "ENABLED")
+_CHECKSUM_MODE = (("x-amz-checksum-mode", "ENABLED"),)
 _IDENTITY = ("Accept-Encoding", "identity")
+_PINNED = Layout("Range", "If-Match")
 _CHECKSUMS = tuple(
     (name, f"x-amz-checksum-{name}") for name in ("crc64nvme", "crc32c", "crc32", "sha256", "sha1", "md5")
 )
@@ -139,7 +140,7 @@ def address_of(bucket: str, region: str, endpoint: str | None = None) -> Address
 
 
 class _Ask(NamedTuple):
-    """A request without a body: `path` below the bucket's root, `query` (encoded) as needed.
+    """A request without a body: `path` is below the bucket's root, or a query on it (`?…`), encoded.
 
     `signed` headers are covered by the signature, `unsigned` ones are not.
     """
@@ -147,8 +148,21 @@ class _Ask(NamedTuple):
     method: str
     bucket: str
     path: str
-    signed: Sequence[Header] = ()
-    unsigned: Sequence[Header] = ()
+    signed: tuple[Header, ...] = ()
+    unsigned: Lines = ""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Opening:
+    """What the heads of a second's requests of one kind have in common: all but target, signature, unsigned fields.
+
+    Shown nowhere: the token is in it.
+    """
+
+    now_s: int
+    credentials: Credentials
+    seal: Seal
+    lines: Lines
 
 
 class S3:
@@ -184,6 +198,7 @@ class S3:
         self._elsewhere: dict[str, str] = {}
         self._addresses: dict[str, Address] = {}
         self._signers: dict[str, Signer] = {}
+        self._openings: dict[tuple[str, str, tuple[Header, ...]], _Opening] = {}
 
     def __repr__(self) -> str:
         """Show where objects are read from."""
@@ -194,7 +209,7 @@ class S3:
 
         Raises SourceError by what S3 said, TransportError when no answer came. Close what is returned.
         """
-        answer = await self._exchange(self._asking("GET", ref, (_CHECKSUM_MODE,)))
+        answer = await self._exchange(_Ask("GET", ref.bucket, encode_path(ref.key), _CHECKSUM_MODE))
         if isinstance(answer, Fault):
             gone = gone_of(answer)
             if gone is not None:
@@ -205,10 +220,7 @@ class S3:
         except BaseException:
             await answer.aclose()
             raise
-
-        async def reopen(offset: int, stop: int) -> Answer:
-            return await self._open_from(ref, info, offset, stop)
-
+        reopen = functools.partial(self._open_from, ref, info)
         return OpenObject(ref, info, answer, reopen=reopen, sleep=self._sleep, backoff=self._backoff, ahead=self._ahead)
 
     async def head(self, ref: ObjectRef) -> SourceInfo | None:
@@ -216,7 +228,7 @@ class S3:
 
         Raises SourceError by the status alone (such answers have no body), TransportError when no answer came.
         """
-        answer = await self._exchange(self._asking("HEAD", ref, (_CHECKSUM_MODE,)))
+        answer = await self._exchange(_Ask("HEAD", ref.bucket, encode_path(ref.key), _CHECKSUM_MODE))
         if isinstance(answer, Fault):
             if answer.status == 404:
                 return None
@@ -254,8 +266,8 @@ class S3:
 
     async def _open_from(self, ref: ObjectRef, info: SourceInfo, offset: int, stop: int) -> Answer:
         """GET the bytes from `offset` up to `stop` of the same version; SourceChanged if it is no longer there."""
-        pinned = (("Range", f"bytes={offset}-{stop - 1}"), ("If-Match", f'"{info.etag}"'))
-        answer = await self._exchange(self._asking("GET", ref, (), pinned))
+        pinned = _PINNED.fill(f"bytes={offset}-{stop - 1}", f'"{info.etag}"')
+        answer = await self._exchange(_Ask("GET", ref.bucket, encode_path(ref.key), unsigned=pinned))
         if isinstance(answer, Fault):
             if answer.status == 416 or gone_of(answer) is not None:
                 raise SourceChanged(f"{ref} was replaced or deleted while it was read")
@@ -267,52 +279,58 @@ class S3:
             raise BadAnswer(f"{ref}: asked for {expected}, got {answer.status} with {found}", sent=True)
         return answer
 
-    def _asking(
-        self, method: str, ref: ObjectRef, signed: Sequence[Header] = (), unsigned: Sequence[Header] = ()
-    ) -> _Ask:
-        return _Ask(method, ref.bucket, encode_path(ref.key), signed, unsigned)
-
     def _asking_list(self, bucket: str, query: Sequence[tuple[str, str]]) -> _Ask:
         return _Ask("GET", bucket, f"?{encode_query(query)}")
 
     async def _exchange(self, ask: _Ask) -> Answer | Fault:
         """Send; once more with new keys if S3 calls ours expired, and once to where S3 says that the bucket is."""
         credentials = await self._credentials.get()
-        found = await self._send(ask, credentials)
+        answer = await self._send(ask, credentials)
+        if answer.status in (200, 206):
+            return answer
+        found: Answer | Fault = await self._read_fault(ask, answer)
         if isinstance(found, Fault) and _is_expiry(found, ask.method):
             renewed = await self._credentials.renew(credentials)
             if renewed != credentials:
-                found, credentials = await self._send(ask, renewed), renewed
+                found, credentials = await self._send_again(ask, renewed), renewed
         if isinstance(found, Fault) and _is_redirect(found):
             self._move(ask.bucket, found.region)
-            found = await self._send(ask, credentials)
+            found = await self._send_again(ask, credentials)
         return found
 
-    async def _send(self, ask: _Ask, credentials: Credentials) -> Answer | Fault:
-        address = self._address(ask.bucket)
+    async def _send_again(self, ask: _Ask, credentials: Credentials) -> Answer | Fault:
+        answer = await self._send(ask, credentials)
+        return answer if answer.status in (200, 206) else await self._read_fault(ask, answer)
+
+    def _send(self, ask: _Ask, credentials: Credentials) -> Awaitable[Answer]:
+        address = self._addresses.get(ask.bucket) or self._address(ask.bucket)
         target = address.target_of(ask.path)
+        return self._http.send(
+            address.origin, ask.method, target, headers=lambda: self._lines(ask, address.origin, target, credentials)
+        )
+
+    def _lines(self, ask: _Ask, origin: Origin, target: str, credentials: Credentials) -> Lines:
+        """Sign: lay out all header fields of a request."""
+        now_s = int(self._now_s())
+        kind = (ask.bucket, ask.method, ask.signed)
+        opening = self._openings.get(kind)
+        if opening is None or opening.now_s != now_s or opening.credentials is not credentials:
+            opening = self._openings[kind] = self._opening(ask, origin, credentials, now_s)
+        return f"{opening.lines}{opening.seal.signature(target)}\r\n{ask.unsigned}"
+
+    def _opening(self, ask: _Ask, origin: Origin, credentials: Credentials, now_s: int) -> _Opening:
         signer = self._signer_for(self._region_of(ask.bucket), credentials)
+        seal = signer.seal(ask.method, origin.authority, headers=ask.signed, payload_sha256=EMPTY_SHA256, now_s=now_s)
+        names, values = zip(*seal.fields, _IDENTITY, ("Authorization", seal.authorization), strict=True)
+        return _Opening(now_s, credentials, seal, Layout(*names).fill(*values).removesuffix("\r\n"))
 
-        def headers() -> list[Header]:
-            signed = signer.sign(
-                ask.method,
-                target,
-                address.origin.authority,
-                headers=ask.signed,
-                payload_sha256=EMPTY_SHA256,
-                now_s=self._now_s(),
-            )
-            return [*signed, _IDENTITY, *ask.unsigned]
-
-        answer = await self._http.send(address.origin, ask.method, target, headers=headers)
-        if answer.status in (200, 206):
-            return answer
+    async def _read_fault(self, ask: _Ask, answer: Answer) -> Fault:
         async with answer:
             return await _read_fault(answer, self._region_of(ask.bucket))
 
     def _signer_for(self, region: str, credentials: Credentials) -> Signer:
         signer = self._signers.get(region)
-        if signer is None or signer.credentials is not credentials:
+        if signer is None or signer.credentials != credentials:
             signer = self._signers[region] = Signer(credentials, region=region, service="s3")
         return signer
 
@@ -323,6 +341,7 @@ class S3:
         """Ask for the bucket in `region` from now on, and say so."""
         self._elsewhere[bucket] = region
         self._addresses.pop(bucket, None)
+        self._openings.clear()
         self._on_elsewhere(bucket, region)
 
     def _address(self, bucket: str) -> Address:
@@ -431,10 +450,11 @@ def _seconds(text: str | None) -> float | None:
 
 def info_of(status: int, headers: Headers, ref: ObjectRef) -> SourceInfo:
     """Read what the headers of a 200 say of the object; BadAnswer when size, ETag or date are missing."""
+    fields = headers.by_name
     try:
-        size_bytes = int(headers["content-length"])
-        etag = headers["etag"].strip('"')
-        last_modified_s = http_date_s(headers["last-modified"])
+        size_bytes = int(fields["content-length"])
+        etag = fields["etag"].strip('"')
+        last_modified_s = http_date_s(fields["last-modified"])
     except (KeyError, ValueError) as error:
         raise BadAnswer(f"{ref}: the {status} answer is not S3's: {error!r}", sent=True) from error
     if status != 200:
@@ -443,13 +463,13 @@ def info_of(status: int, headers: Headers, ref: ObjectRef) -> SourceInfo:
         size_bytes=size_bytes,
         etag=etag,
         last_modified_s=last_modified_s,
-        version_id=headers.get("x-amz-version-id"),
-        encryption=headers.get("x-amz-server-side-encryption"),
-        customer_key="x-amz-server-side-encryption-customer-algorithm" in headers,
-        checksums=_checksums(headers),
-        content_encoding=headers.get("content-encoding") or None,
-        storage_class=headers.get("x-amz-storage-class"),
-        metadata_mtime=headers.get("x-amz-meta-mtime"),
+        version_id=fields.get("x-amz-version-id"),
+        encryption=fields.get("x-amz-server-side-encryption"),
+        customer_key="x-amz-server-side-encryption-customer-algorithm" in fields,
+        checksums=_checksums(fields),
+        content_encoding=fields.get("content-encoding") or None,
+        storage_class=fields.get("x-amz-storage-class"),
+        metadata_mtime=fields.get("x-amz-meta-mtime"),
     )
 
 
@@ -473,12 +493,14 @@ def _day_s(day: str) -> int:
     return int(parsedate_to_datetime(f"{day} 00:00:00 GMT").timestamp())
 
 
-def _checksums(headers: Headers) -> dict[str, str]:
+def _checksums(fields: Mapping[str, str]) -> dict[str, str]:
     """Collect the full-object digests; a COMPOSITE one (told by type or by its "-parts" ending) is of other digests."""
-    if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
-        return {}
-    values = [(name, headers.get(field)) for name, field in _CHECKSUMS]
-    return {name: digest for name, value in values if value is not None and (digest := _hex_of(value))}
+    found: dict[str, str] = {}
+    if fields.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT":
+        for name, field in _CHECKSUMS:
+            if field in fields and (digest := _hex_of(fields[field])):
+                found[name] = digest
+    return found
 
 
 def _hex_of(value: str) -> str:

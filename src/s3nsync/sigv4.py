@@ -85,21 +85,29 @@ class Signer:
         Host header's value. Given headers are signed but those that proxies change. `payload_sha256` is lower-case
         hex or UNSIGNED_PAYLOAD; `now_s` is Unix time. Outside S3 the path must hold no `.`, `..` or empty segment.
         """
+        seal = self.seal(method, host, headers=headers, payload_sha256=payload_sha256, now_s=now_s)
+        return [*seal.fields, ("Authorization", seal.authorization + seal.signature(target))]
+
+    def seal(
+        self, method: str, host: str, *, headers: Sequence[Header] = (), payload_sha256: str, now_s: float
+    ) -> Seal:
+        """Do all that `sign` does but for the target: requests that differ in nothing else share it for a second."""
         moment = self._moment_of(int(now_s))
         sent = [*headers, ("x-amz-date", moment.stamp)]
         if self._service == "s3":
             sent.append(("x-amz-content-sha256", payload_sha256))
         if self.credentials.token is not None:
             sent.append(("x-amz-security-token", self.credentials.token))
-        path, _, query = target.partition("?")
         names, fields = _canonical_headers([("host", host), *sent])
-        request = (
-            f"{method}\n{self._canonical_path(path)}\n{_canonical_query(query)}\n{fields}\n{names}\n{payload_sha256}"
+        return Seal(
+            fields=sent,
+            authorization=f"{moment.credential}, SignedHeaders={names}, Signature=",
+            method=method,
+            rest=f"{fields}\n{names}\n{payload_sha256}",
+            preamble=moment.preamble,
+            key=moment.key,
+            path_is_final=self._service == "s3",
         )
-        text = f"{moment.preamble}{hashlib.sha256(request.encode()).hexdigest()}"
-        signature = hmac_sha256(moment.key, text.encode()).hex()
-        sent.append(("Authorization", f"{moment.credential}, SignedHeaders={names}, Signature={signature}"))
-        return sent
 
     def _moment_of(self, now_s: int) -> _Moment:
         """Work out what all requests of one second have in common, or give it again."""
@@ -117,9 +125,6 @@ class Signer:
             )
         return moment
 
-    def _canonical_path(self, path: str) -> str:
-        return path if self._service == "s3" else quote(path, safe=_UNRESERVED + "/")
-
     def _signing_key(self, day: str) -> bytes:
         known_day, key = self._key_of_day
         if known_day == day:
@@ -129,6 +134,31 @@ class Signer:
             key = hmac_sha256(key, part.encode())
         self._key_of_day = (day, key)
         return key
+
+
+@dataclass(slots=True, repr=False)
+class Seal:
+    """A signature but for the request target; good for one second. Not shown anywhere, for the key is a secret.
+
+    `fields` are to be sent, and Authorization, whose value is `authorization` followed by the signature.
+    """
+
+    fields: Sequence[Header]
+    authorization: str
+    method: str
+    rest: str
+    preamble: str
+    key: bytes
+    path_is_final: bool
+
+    def signature(self, target: str) -> str:
+        """Sign the request for `target`; lower-case hex."""
+        path, _, query = target.partition("?")
+        if not self.path_is_final:
+            path = quote(path, safe=_UNRESERVED + "/")
+        request = f"{self.method}\n{path}\n{_canonical_query(query) if query else ''}\n{self.rest}"
+        text = f"{self.preamble}{hashlib.sha256(request.encode()).hexdigest()}"
+        return hmac_sha256(self.key, text.encode()).hex()
 
 
 class _Moment(NamedTuple):

@@ -36,7 +36,7 @@ from s3nsync.http import Headers, Http, Origin
 from s3nsync.model import Gone, ObjectRef, SourceInfo
 from s3nsync.pacing import Backoff
 from s3nsync.s3 import S3, Fault, address_of, error_of, gone_of, info_of
-from s3nsync.sigv4 import Credentials
+from s3nsync.sigv4 import EMPTY_SHA256, Credentials, Signer
 
 KEYS = Credentials("AKIDEXAMPLE", "secret-of-tests", "token-of-tests")
 
@@ -449,6 +449,47 @@ async def test_an_expired_token_is_renewed_once(http: Http, method: str) -> None
     assert b"x-amz-security-token: token-of-tests" in seen[0]
     assert b"AKIDFRESH" in seen[1]
     assert b"x-amz-security-token: new-token" in seen[1]
+
+
+async def test_each_request_is_signed_for_its_second_and_by_the_keys_of_now(http: Http) -> None:
+    """What the requests of a second share is never used in another one, with other keys, method or bucket."""
+    seen: list[str] = []
+
+    async def script(peer: Peer) -> None:
+        while head := await peer.head():
+            seen.append(head.decode())
+            await peer.send(object_answer(b"" if head.startswith(b"HEAD") else b"x"))
+
+    other = Credentials("AKIDOTHER", "other")
+    keys, now_s = FixedKeys(KEYS), 1_800_000_000.0
+    async with hostile(script) as server:
+        s3 = S3(http, region=REGION, credentials=keys, endpoint=str(server.origin), now_s=lambda: now_s)
+        signed = []
+        for keys.keys, now_s, bucket, key in (
+            (KEYS, 1_800_000_000.2, "one", "a"),
+            (KEYS, 1_800_000_000.9, "one", "b"),
+            (KEYS, 1_800_000_001.0, "one", "c"),
+            (KEYS, 1_800_000_001.0, "two", "c"),
+            (other, 1_800_000_001.0, "two", "d"),
+        ):
+            for method in ("HEAD", "GET"):
+                ref = ObjectRef(bucket, key)
+                assert await (s3.head(ref) if method == "HEAD" else read(s3, ref))
+                signer = Signer(keys.keys, region=REGION, service="s3")
+                signed.append(
+                    signer.sign(
+                        method,
+                        f"/{bucket}/{key}",
+                        server.origin.authority,
+                        headers=(("x-amz-checksum-mode", "ENABLED"),),
+                        payload_sha256=EMPTY_SHA256,
+                        now_s=now_s,
+                    )
+                )
+    assert len(seen) == len(signed)
+    for head, fields in zip(seen, signed, strict=True):
+        for name, value in fields:
+            assert f"\r\n{name}: {value}\r\n" in head
 
 
 async def test_a_token_that_stays_expired_is_a_credentials_error(http: Http) -> None:

@@ -103,6 +103,10 @@ class WireStream:
         if end is not None:
             raise end
 
+    def take(self) -> bytes | None:
+        """Have nothing complete: all is still to come."""
+        return None
+
     async def aclose(self) -> None:
         """Close once."""
         if not self._closed:
@@ -129,6 +133,43 @@ async def test_resumes_at_the_byte_reached() -> None:
     await opened.aclose()
     await opened.aclose()
     assert wire.open_streams == 0
+
+
+class Complete(WireStream):
+    """An answer whose body came along with its head."""
+
+    def take(self) -> bytes | None:
+        """Give the rest, once."""
+        taken, self._offset = self._data[self._offset :], len(self._data)
+        return taken
+
+
+def opened_whole(data: bytes, *, size: int, sums: dict[str, str]) -> tuple[Wire, OpenObject]:
+    """Open an object whose answer is complete, and announced as `size` bytes."""
+    wire = Wire(data, [])
+    info = SourceInfo(size_bytes=size, etag="e", last_modified_s=0, checksums=sums)
+    return wire, OpenObject(REF, info, Complete(wire, 0), reopen=wire.reopen, sleep=wire.sleep)
+
+
+async def test_a_body_that_is_here_already_is_checked_too() -> None:
+    """What came along with the head is given out whole if the checksum agrees, and not at all if it does not."""
+    wire, opened = opened_whole(b"abc", size=3, sums=crc64(b"abc"))
+    assert await opened.read_all() == b"abc"
+    assert await anext(opened.chunks(), b"end") == b"end"
+    await opened.aclose()
+    assert wire.offsets == []
+    with pytest.raises(SourceCorrupt, match="crc64nvme"):
+        await opened_whole(b"abc", size=3, sums=crc64(b"abd"))[1].read_all()
+
+
+async def test_a_body_that_is_here_already_has_the_announced_size() -> None:
+    """More bytes than announced are damage; fewer are read on from where they end."""
+    with pytest.raises(SourceCorrupt, match="3 bytes"):
+        await opened_whole(b"abcd", size=3, sums={})[1].read_all()
+    wire, opened = opened_whole(b"ab", size=3, sums={})
+    wire.data = b"abc"
+    assert await opened.read_all() == b"abc"
+    assert wire.offsets == [2]
 
 
 async def test_gives_up_after_three_tries_without_a_byte() -> None:

@@ -7,6 +7,7 @@ Each part is the only owner of its state:
     connection   the asyncio side: bytes in and out, write back-pressure, the watchdog's one timer
     exchange     one request and its answer: writes the body, records what the parser says, holds what is not yet read
     heads        header fields and a request's head, as pure functions
+    plain        the head of an answer that is as most are, as a pure function; llhttp reads all others
     origin       where to connect, how patiently, whom to trust
     dial         a host's addresses, and the first of them that answers
     proxy        the tunnel through a proxy
@@ -30,7 +31,7 @@ Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1 messages).
 
 from s3nsync.http.client import Http
 from s3nsync.http.exchange import Answer, Body
-from s3nsync.http.heads import Chunk, Header, Headers
+from s3nsync.http.heads import Chunk, Fields, Header, Headers, Layout, Lines
 from s3nsync.http.origin import Origin, Scheme, Timeouts, tls_context
 from s3nsync.http.proxy import Proxies, Proxy
 
@@ -38,9 +39,12 @@ __all__ = [
     "Answer",
     "Body",
     "Chunk",
+    "Fields",
     "Header",
     "Headers",
     "Http",
+    "Layout",
+    "Lines",
     "Origin",
     "Proxies",
     "Proxy",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from s3nsync.errors import ConnectionLost
 from s3nsync.http.exchange import Answer, Body
-from s3nsync.http.heads import Header, check_request_line, encode_head, framing_of
+from s3nsync.http.heads import Fields, encode_head, framing_of, request_line
 from s3nsync.http.origin import Origin, Timeouts, tls_context
 from s3nsync.http.pool import Pool
 from s3nsync.http.proxy import Proxies
@@ -46,10 +46,10 @@ class Http:
         method: str,
         target: str,
         *,
-        headers: Callable[[], Sequence[Header]],
+        headers: Callable[[], Fields],
         body: Body | None = None,
         length: int | None = None,
-        trailers: Callable[[], Sequence[Header]] | None = None,
+        trailers: Callable[[], Fields] | None = None,
         progress_s: float | None = None,
     ) -> Answer:
         """Send one request and return its answer once the answer's head is in (interim 1xx answers are skipped).
@@ -65,7 +65,7 @@ class Http:
         Raises ConnectFailed, TlsRefused (nothing was sent), ConnectionLost, Stalled, BadAnswer (`sent` is true), and
         ValueError for arguments that cannot be put into a request.
         """
-        check_request_line(method, target)
+        line = request_line(method, target)
         announced, framing = framing_of(method, body, length, trailers=trailers is not None)
         pool = self._pools.get(origin) or self._open_pool(origin)
         may_repeat = body is None and method in ("GET", "HEAD")
@@ -73,7 +73,7 @@ class Http:
         while True:
             connection = (None if fresh else pool.take_idle()) or await pool.take(fresh=fresh)
             try:
-                head, keep_alive = encode_head(method, target, origin.authority, headers(), framing)
+                head, keep_alive = encode_head(line, origin.authority, headers(), framing)
             except BaseException:
                 connection.rest()
                 raise

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+import math
+from typing import Protocol, cast
 
 from s3nsync.errors import Stalled, TransportError
 from s3nsync.http.exchange import Exchange
 from s3nsync.http.heads import Chunk
+from s3nsync.http.origin import Origin, Timeouts
 
-if TYPE_CHECKING:
-    from s3nsync.http.pool import Pool
+
+class Home(Protocol):
+    """What a connection needs of the pool that it belongs to."""
+
+    origin: Origin
+    timeouts: Timeouts
+    buffer: memoryview
+    sockets: set[Connection]
+
+    def give_back(self, connection: Connection) -> None:
+        """Put a connection that may serve again on top."""
+
+    def drop(self, connection: Connection) -> None:
+        """Forget a connection that is closing."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -24,13 +38,13 @@ class Connection(asyncio.BufferedProtocol):
     _transport: asyncio.Transport
     closed: asyncio.Future[None]
 
-    def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, pool: Home, loop: asyncio.AbstractEventLoop) -> None:
         """Made by its pool; the transport comes with `connection_made`."""
         self._pool = pool
         self.loop = loop
         self.origin = pool.origin
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline_s = 0.0
+        self._deadline_s = math.inf
         self._limit_s = 0.0
         self._moved_s = 0.0
         self._waits_for_caller = False
@@ -48,6 +62,7 @@ class Connection(asyncio.BufferedProtocol):
         """Begin, idle."""
         self._transport = cast("asyncio.Transport", transport)
         self.closed = self.loop.create_future()
+        self._moved_s = self.loop.time()
         self._pool.sockets.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (as asyncio calls it)
@@ -96,7 +111,10 @@ class Connection(asyncio.BufferedProtocol):
         """Enter the service of a new exchange."""
         self.exchange = exchange = Exchange(self, method, keep_alive=keep_alive)
         self.served += 1
-        self._watch(progress_s)
+        self._moved_s = self.loop.time()
+        self._limit_s = progress_s
+        if self._moved_s + progress_s < self._deadline_s:
+            self._set_timer()
         return exchange
 
     def write(self, piece: Chunk) -> None:
@@ -131,13 +149,14 @@ class Connection(asyncio.BufferedProtocol):
         self._moved_s = self.loop.time()
 
     def rest(self) -> None:
-        """Go back to the pool."""
-        exchange, self.exchange = self.exchange, None
-        if exchange is not None:
-            exchange.leave(None)
+        """Go back to the pool: whatever was under way is over."""
+        self.exchange = None
+        self._waits_for_caller = False
         if self._paused:
             self.resume_reading()
-        self._watch(self._pool.timeouts.idle_s)
+        self._limit_s = idle_s = self._pool.timeouts.idle_s
+        if self._moved_s + idle_s < self._deadline_s:
+            self._set_timer()
         self._pool.give_back(self)
 
     def abort(self, error: TransportError | None = None) -> None:
@@ -153,20 +172,12 @@ class Connection(asyncio.BufferedProtocol):
 
     # --- the watchdog
 
-    def _watch(self, limit_s: float) -> None:
-        """Start to wait at most `limit_s` for a sign of life."""
-        self._limit_s = limit_s
-        self._waits_for_caller = False
-        self._moved_s = now_s = self.loop.time()
-        deadline_s = now_s + limit_s
-        if self._timer is None or deadline_s < self._deadline_s:
-            self._set_timer(deadline_s)
-
-    def _set_timer(self, deadline_s: float) -> None:
+    def _set_timer(self) -> None:
+        """Look again when the time since the last sign of life will be up."""
         if self._timer is not None:
             self._timer.cancel()
-        self._deadline_s = deadline_s
-        self._timer = self.loop.call_at(deadline_s, self._look)
+        self._deadline_s = self._moved_s + self._limit_s
+        self._timer = self.loop.call_at(self._deadline_s, self._look)
 
     def _look(self) -> None:
         """End what has stood still for too long; if bytes have moved since, look again later."""
@@ -176,9 +187,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._waits_for_caller or self._paused or flushed_bytes != self._flushed_bytes:
             self._flushed_bytes = flushed_bytes
             self._moved_s = now_s
-        deadline_s = self._moved_s + self._limit_s
-        if now_s < deadline_s:
-            self._set_timer(deadline_s)
+        if now_s < self._moved_s + self._limit_s:
+            self._set_timer()
         elif self.exchange is None:
             self.abort()
         else:

@@ -1,20 +1,23 @@
-"""One request and its answer on a connection: writes the body, records what the parser says, holds what is not read."""
+"""One request and its answer on a connection: writes the body, takes the answer in, holds what is not yet read.
+
+An answer that comes as most do is read at one stroke (see `plain`), any other by llhttp from its first byte. Neither
+sees more of a body whose length is known than what came along with the head.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Protocol, Self
 
 import httptools
 
 from s3nsync.errors import BadAnswer, ConnectionLost, TransportError
-from s3nsync.http.heads import Chunk, Header, Headers, encode_trailers, size_of
-
-if TYPE_CHECKING:
-    from s3nsync.http.connection import Connection
+from s3nsync.http.heads import Chunk, Fields, Headers, encode_trailers, size_of
+from s3nsync.http.origin import Origin
+from s3nsync.http.plain import read_plain
 
 Body = Chunk | AsyncIterable[Chunk]
 """A request's body. A chunk must not be changed once it was given: it may be written later, and is not copied."""
@@ -48,7 +51,16 @@ class Answer:
 
     def __repr__(self) -> str:
         """Show status, reason and whether the body is wholly here."""
-        return f"<Answer {self.status} {self.reason} {'complete' if self._exchange.complete else 'under way'}>"
+        return f"<Answer {self.status} {self.reason} {'complete' if self.complete else 'under way'}>"
+
+    @property
+    def complete(self) -> bool:
+        """Say whether the body is wholly here, read or not: then there is nothing to wait for, nor to close."""
+        return self._exchange.complete
+
+    def take(self) -> bytes | None:
+        """Give all of the body that is not yet read, if it is complete; None (and nothing is taken) while it is not."""
+        return self._exchange.take()
 
     async def read(self, limit_bytes: int = 1 << 20) -> bytes:
         """Read the whole body; BadAnswer when it is longer than the limit, ConnectionLost when it is cut short."""
@@ -107,6 +119,37 @@ class _Chunks:
 # --- the exchange ----------------------------------------------------------------------------------------------
 
 
+class Carrier(Protocol):
+    """What an exchange needs of the connection that it is on."""
+
+    loop: asyncio.AbstractEventLoop
+    origin: Origin
+    served: int
+    writable: bool
+    exchange: Exchange | None
+
+    def write(self, piece: Chunk) -> None:
+        """Hand bytes to the transport."""
+
+    def pause_reading(self) -> None:
+        """Let the peer wait."""
+
+    def resume_reading(self) -> None:
+        """Take more from the peer."""
+
+    def await_caller(self) -> None:
+        """Stop the watchdog's clock."""
+
+    def await_peer(self) -> None:
+        """Start the watchdog's clock anew."""
+
+    def rest(self) -> None:
+        """Go back to the pool."""
+
+    def abort(self, error: TransportError | None = None) -> None:
+        """Close at once."""
+
+
 class Exchange:
     """One request and its answer on a connection.
 
@@ -119,7 +162,7 @@ class Exchange:
     error: TransportError | None = None
     received = False
     _status = 0
-    _reason = b""
+    _reason = ""
     _headers = Headers(())
     _request_over = False
     _wake: asyncio.Future[None] | None = None
@@ -131,17 +174,16 @@ class Exchange:
     _until_close = False
     _surplus = False
     _fault = ""
+    _parser: httptools.HttpResponseParser | None = None
+    _fields: list[bytes]
 
-    def __init__(self, connection: Connection, method: str, *, keep_alive: bool) -> None:
+    def __init__(self, connection: Carrier, method: str, *, keep_alive: bool) -> None:
         """Begin on a connection that is idle; `method` says whether the answer has a body."""
         self._connection = connection
         self._method = method
         self._keep_alive = keep_alive
         self._reused = connection.served > 0
-        self._fields: list[bytes] = []
         self._parts: deque[bytes] = deque()
-        # One parser an exchange: after a HEAD's answer llhttp would go on to wait for the body.
-        self._parser = httptools.HttpResponseParser(self)
 
     def failure(self, kind: type[TransportError], why: str) -> TransportError:
         """Make the error that says what became of this request."""
@@ -150,16 +192,22 @@ class Exchange:
     # --- the request
 
     async def run(
-        self, head: bytes, body: Body | None, length: int | None, trailers: Callable[[], Sequence[Header]] | None
+        self, head: bytes, body: Body | None, length: int | None, trailers: Callable[[], Fields] | None
     ) -> Answer:
         """Send the request and wait for the answer's head; whatever goes wrong, the connection is cut.
 
         `length` is what was announced, None if the body goes out in chunks.
         """
+        whole = True
         try:
-            whole = await self._write(head, body, length, trailers)
+            if body is None:
+                self._connection.write(head)
+            elif isinstance(body, bytes) and len(body) <= _JOIN_BYTES:
+                self._connection.write(head + body)
+            else:
+                whole = await self._write(head, body, length, trailers)
+                self._keep_alive = self._keep_alive and whole
             self._request_over = True
-            self._keep_alive = self._keep_alive and whole
             if self.complete:
                 self._settle()
             while not self._status:
@@ -167,26 +215,17 @@ class Exchange:
         except BaseException:
             self.abort()
             raise
-        return Answer(self, self._status, self._reason.decode("latin-1"), self._headers, early=not whole)
+        return Answer(self, self._status, self._reason, self._headers, early=not whole)
 
-    async def _write(
-        self, head: bytes, body: Body | None, length: int | None, trailers: Callable[[], Sequence[Header]] | None
-    ) -> bool:
+    async def _write(self, head: bytes, body: Body, length: int | None, trailers: Callable[[], Fields] | None) -> bool:
         """Write all there is and return True; or stop and return False because the answer is here."""
-        if body is None:
-            self._connection.write(head)
-            return True
-        if not isinstance(body, bytes | bytearray | memoryview):
-            self._connection.write(head)
-            return await self._write_stream(body, length, trailers)
-        if size_of(body) <= _JOIN_BYTES:
-            self._connection.write(b"".join((head, body)))
-            return True
         self._connection.write(head)
-        return await self._write_chunk(body, chunked=False)
+        if isinstance(body, bytes | bytearray | memoryview):
+            return await self._write_chunk(body, chunked=False)
+        return await self._write_stream(body, length, trailers)
 
     async def _write_stream(
-        self, body: AsyncIterable[Chunk], length: int | None, trailers: Callable[[], Sequence[Header]] | None
+        self, body: AsyncIterable[Chunk], length: int | None, trailers: Callable[[], Fields] | None
     ) -> bool:
         """Write what the caller's iterator gives; its end is checked against `length`, or marked by the last chunk."""
         given = 0
@@ -235,7 +274,7 @@ class Exchange:
             raise self.error
         return not self._status
 
-    # --- the answer, as the parser reports it
+    # --- the answer, as llhttp reports it
 
     def on_message_begin(self) -> None:
         """Note a second answer."""
@@ -244,7 +283,7 @@ class Exchange:
     def on_status(self, part: bytes) -> None:
         """Take the reason phrase, or a part of it."""
         if not self._status:
-            self._reason += part
+            self._reason += part.decode("latin-1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field, of the head or of the trailers."""
@@ -252,6 +291,7 @@ class Exchange:
 
     def on_headers_complete(self) -> None:
         """Take the head, unless an interim answer's: how the body ends, and whether the connection may stay."""
+        assert self._parser is not None
         status = self._parser.get_status_code()
         if len(self._fields) > 2 * _MAX_FIELDS:
             self._fault = f"the answer has more than {_MAX_FIELDS} header fields"
@@ -290,27 +330,18 @@ class Exchange:
             self.complete = True
         else:  # an interim answer (1xx): the real one follows
             self._fields.clear()
-            self._reason = b""
+            self._reason = ""
 
     # --- what follows from it
 
     def feed(self, data: memoryview) -> None:
         """Take bytes of the answer; the view is good for this call only."""
-        self.received = True
-        self._without_body_bytes += len(data)
-        if self._counted_bytes:
-            self._feed_counted(data)
-        else:
-            self._feed_parser(data)
-        if not self.complete and self._without_body_bytes > _MAX_HEAD_BYTES:
-            self._fault = f"the answer has more than {_MAX_HEAD_BYTES} bytes of header fields"
+        if self.received or not self._begin_plain(data):
+            self._go_on(data)
         if self._fault:
             self.complete = False
             self._connection.abort(self.failure(BadAnswer, self._fault))
         elif self.complete:
-            # The beginning of a chunk after a HEAD's answer is told by no callback.
-            self._surplus |= self._method == "HEAD" and not b"\r\n\r\n".endswith(bytes(data[-4:]))
-            self._keep_alive = self._keep_alive and not self._surplus
             if self._request_over:
                 self._settle()
         elif self._unread_bytes > self._window_bytes:
@@ -318,9 +349,41 @@ class Exchange:
         if self._wake is not None:
             self.notify()
 
-    def _feed_parser(self, data: memoryview) -> None:
+    def _begin_plain(self, data: memoryview) -> bool:
+        """Take what came first, if it is an answer as most are; else take nothing, and leave it to llhttp."""
+        self.received = True
+        plain = None if self._method == "HEAD" else read_plain(data)
+        if plain is None:
+            # One parser an exchange: after a HEAD's answer llhttp would go on to wait for the body.
+            self._parser = httptools.HttpResponseParser(self)
+            self._fields = []
+            return False
+        self._status, self._reason, self._headers, body_at, length = plain
+        if body_at < len(data):
+            self._parts.append(bytes(data[body_at:]))
+            self._unread_bytes = len(data) - body_at
+        self._counted_bytes = length - self._unread_bytes
+        self.complete = not self._counted_bytes
+        return True
+
+    def _go_on(self, data: memoryview) -> None:
+        self._without_body_bytes += len(data)
+        if self._counted_bytes:
+            self._feed_counted(data)
+        elif self._parser is not None:
+            self._feed_parser(self._parser, data)
+        else:
+            self._surplus = True
+        if not self.complete and self._without_body_bytes > _MAX_HEAD_BYTES:
+            self._fault = f"the answer has more than {_MAX_HEAD_BYTES} bytes of header fields"
+        # The beginning of a chunk after a HEAD's answer is told by no callback.
+        if self.complete and self._method == "HEAD" and not b"\r\n\r\n".endswith(bytes(data[-4:])):
+            self._surplus = True
+        self._keep_alive = self._keep_alive and not self._surplus
+
+    def _feed_parser(self, parser: httptools.HttpResponseParser, data: memoryview) -> None:
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._surplus = True
             if not self.complete:
@@ -343,7 +406,7 @@ class Exchange:
 
     def leave(self, error: TransportError | None) -> None:
         """Part from the connection; what is not complete by now has failed."""
-        del self._parser  # it and we refer to each other
+        self._parser = None  # it and we refer to each other
         if not self.complete:
             self.error = error or self.failure(ConnectionLost, "we closed the connection")
         self.notify()
@@ -357,11 +420,21 @@ class Exchange:
         """Both directions are over: give the connection back, or be rid of it."""
         if self._connection.exchange is self:
             if self._keep_alive:
+                self._parser = None
                 self._connection.rest()
             else:
                 self._connection.abort()
 
     # --- reading
+
+    def take(self) -> bytes | None:
+        """Give all that is unread, if nothing is missing; None, and nothing is taken, if something is."""
+        if not self.complete:
+            return None
+        parts, self._unread_bytes = self._parts, 0
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return body
 
     async def next_part(self) -> bytes | None:
         """Give the body's next bytes, None at its end."""

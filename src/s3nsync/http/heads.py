@@ -12,26 +12,34 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar, overload
 
 Header = tuple[str, str]
+Lines = str
+"""Header fields as they go out, neither Host nor Connection nor framing among them. Made by `Layout.fill`, which sees
+that no field can forge another; whoever adds to them adds what cannot hold a line break."""
+Fields = Lines | Sequence[Header]
 Chunk = bytes | bytearray | memoryview
 T = TypeVar("T")
 
-_TARGET = re.compile(r"/[!-~]*")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_REQUEST_LINE = re.compile(rf"{_TOKEN.pattern} /[!-~]*")
+_WHOLE: Final = (bytes, bytearray, memoryview)  # a union would be built for each look
 _OWN_FRAMING: Final = frozenset({"content-length", "transfer-encoding"})
 
 
 class Headers(Mapping[str, str]):
-    """Header fields: a case-insensitive mapping, repeated fields joined by `, `; `pairs` has all as they came."""
+    """Header fields: a case-insensitive mapping, repeated fields joined by `, `; `pairs` has all as they came.
 
-    __slots__ = ("_values", "pairs")
+    `by_name` is the same with lower-case names, for who looks up many.
+    """
+
+    __slots__ = ("_lines", "_pairs", "by_name")
+
+    by_name: dict[str, str]
 
     def __init__(self, pairs: Iterable[Header]) -> None:
         """Index the fields by lower-case name."""
-        self.pairs: tuple[Header, ...] = tuple(pairs)
-        names, values = _columns(self.pairs)
-        self._values = dict(zip(map(str.lower, names), values, strict=True))
-        if len(self._values) < len(self.pairs):
-            self._values = _joined(self.pairs)
+        self._pairs: tuple[Header, ...] = tuple(pairs)
+        self._lines: list[str] = []
+        self.by_name = _joined(self._pairs)
 
     @classmethod
     def parse(cls, fields: Sequence[bytes]) -> Headers:
@@ -39,9 +47,27 @@ class Headers(Mapping[str, str]):
         texts = b"\n".join(fields).decode("latin-1").split("\n")
         return cls(zip(texts[::2], texts[1::2], strict=bool(fields)))
 
+    @classmethod
+    def of_lines(cls, lines: list[str]) -> Headers | None:
+        """Take lines that are `name: value` each; None if a name stands there twice."""
+        self = cls.__new__(cls)
+        self._pairs, self._lines, self.by_name = (), lines, {}
+        for line in lines:
+            name, _, value = line.partition(": ")
+            self.by_name[name.lower()] = value
+        return self if len(self.by_name) == len(lines) else None
+
+    @property
+    def pairs(self) -> tuple[Header, ...]:
+        """Give the fields in their order and spelling."""
+        if self._lines:
+            parted = [line.partition(": ") for line in self._lines]
+            self._pairs, self._lines = tuple([(name, value) for name, _, value in parted]), []
+        return self._pairs
+
     def __getitem__(self, name: str) -> str:
         """Give the field's value; KeyError when there is none."""
-        return self._values[name.lower()]
+        return self.by_name[name.lower()]
 
     @overload
     def get(self, name: str, /) -> str | None: ...
@@ -49,19 +75,19 @@ class Headers(Mapping[str, str]):
     def get(self, name: str, /, default: str | T) -> str | T: ...
     def get(self, name: str, /, default: str | T | None = None) -> str | T | None:
         """Give the field's value, or `default`; without the exception that Mapping's own way costs."""
-        return self._values.get(name.lower(), default)
+        return self.by_name.get(name.lower(), default)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the lower-case names."""
-        return iter(self._values)
+        return iter(self.by_name)
 
     def __len__(self) -> int:
         """Count the different names."""
-        return len(self._values)
+        return len(self.by_name)
 
     def __repr__(self) -> str:
         """Show the names only: values may be secrets."""
-        return f"Headers({', '.join(self._values)})"
+        return f"Headers({', '.join(self.by_name)})"
 
 
 def _joined(pairs: Iterable[Header]) -> dict[str, str]:
@@ -72,16 +98,12 @@ def _joined(pairs: Iterable[Header]) -> dict[str, str]:
     return values
 
 
-class Framing(NamedTuple):
-    """Where a request's body ends: how many bytes it has, None if it goes out in chunks; and the line that says so."""
+Framing = tuple[int | None, str]
+"""Where a request's body ends: how many bytes it has, None if it goes out in chunks; and the line that says so."""
 
-    length: int | None
-    line: str
-
-
-_NO_BODY: Final = Framing(0, "")
-_EMPTY_BODY: Final = Framing(0, "Content-Length: 0\r\n")
-_CHUNKED: Final = Framing(None, "Transfer-Encoding: chunked\r\n")
+_NO_BODY: Final = (0, "")
+_EMPTY_BODY: Final = (0, "Content-Length: 0\r\n")
+_CHUNKED: Final = (None, "Transfer-Encoding: chunked\r\n")
 
 
 def size_of(chunk: Chunk) -> int:
@@ -91,45 +113,68 @@ def size_of(chunk: Chunk) -> int:
 
 def framing_of(method: str, body: object, length: int | None, *, trailers: bool) -> Framing:
     """Say where the body ends; ValueError when the arguments do not go together."""
-    sized = size_of(body) if isinstance(body, bytes | bytearray | memoryview) else None if body is None else length
+    sized = size_of(body) if isinstance(body, _WHOLE) else None if body is None else length
     if trailers and (body is None or sized is not None):
         raise ValueError("trailers need a body that is an iterator without length")
     if length is not None and length != sized:
         raise ValueError(f"a length of {length} was given for a body of {sized or 0} bytes")
     if sized is not None:
-        return Framing(sized, f"Content-Length: {sized}\r\n")
+        return sized, f"Content-Length: {sized}\r\n"
     if body is not None:
         return _CHUNKED
     return _EMPTY_BODY if method in ("PUT", "POST") else _NO_BODY
 
 
-def check_request_line(method: str, target: str) -> None:
-    """Raise ValueError unless both can stand in a request line as they are."""
-    if not _TARGET.fullmatch(target):
+def request_line(method: str, target: str) -> str:
+    """Return the line's first two parts; ValueError unless both can stand there as they are."""
+    line = f"{method} {target}"
+    if not _REQUEST_LINE.fullmatch(line):
+        _field_name(method)
         raise ValueError(f"not a request target: {target!r}")
-    _field_name(method)
+    return line
 
 
-def encode_head(method: str, target: str, authority: str, fields: Sequence[Header], framing: str) -> tuple[bytes, bool]:
+def encode_head(line: str, authority: str, fields: Fields, framing: str) -> tuple[bytes, bool]:
     """Return the request's head, and whether the connection may be kept afterwards; ValueError if it cannot be one.
 
-    Method and target have passed `check_request_line`.
+    `line` is from `request_line`.
     """
+    if isinstance(fields, str):
+        return _encode(f"{line} HTTP/1.1\r\nHost: {authority}\r\n{fields}{framing}\r\n"), True
     names, values = _columns(fields)
-    form = _form_of(names)
-    host = "" if form.has_host else f"Host: {authority}\r\n"
-    lines = _fill(form, values)
-    keep_alive = not form.has_connection or "close" not in Headers(fields)["connection"].lower()
-    return _encode(f"{method} {target} HTTP/1.1\r\n{host}{lines}{framing}\r\n"), keep_alive
+    layout = _layout_of(names)
+    host = "" if layout.has_host else f"Host: {authority}\r\n"
+    lines = _fill(layout.text, values)
+    keep_alive = not layout.has_connection or "close" not in Headers(fields)["connection"].lower()
+    return _encode(f"{line} HTTP/1.1\r\n{host}{lines}{framing}\r\n"), keep_alive
 
 
-def encode_trailers(fields: Sequence[Header]) -> bytes:
+def encode_trailers(fields: Fields) -> bytes:
     """Return the fields that follow a body's last chunk; ValueError when one could forge another."""
+    if isinstance(fields, str):
+        return _encode(fields)
     names, values = _columns(fields)
-    return _encode(_fill(_form_of(names), values))
+    return _encode(_fill(_layout_of(names).text, values))
 
 
-class _Form(NamedTuple):
+class Layout:
+    """Header fields of which the names are known long before the values."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, *names: str) -> None:
+        """Check the names once; ValueError for one that is none, or that is the client's to set."""
+        layout = _layout_of(names)
+        if layout.has_host or layout.has_connection:
+            raise ValueError("Host and Connection are no part of a layout")
+        self._text = layout.text
+
+    def fill(self, *values: str) -> Lines:
+        """Lay out a value for each name; ValueError (without the value) when one could forge another field."""
+        return _fill(self._text, values)
+
+
+class _Layout(NamedTuple):
     """What is known of header fields by their names alone: the text to fill with values, and who sets what."""
 
     text: str
@@ -138,13 +183,13 @@ class _Form(NamedTuple):
 
 
 @functools.lru_cache(maxsize=512)
-def _form_of(names: tuple[str, ...]) -> _Form:
+def _layout_of(names: tuple[str, ...]) -> _Layout:
     """Check the names, and lay out the lines; ValueError for a name that is none, or that is ours to set."""
     lower = {_field_name(name) for name in names}
     if not lower.isdisjoint(_OWN_FRAMING):
         raise ValueError("Content-Length and Transfer-Encoding are set by the client")
     text = "".join([f"{name.replace('%', '%%')}: %s\r\n" for name in names])
-    return _Form(text, "host" in lower, "connection" in lower)
+    return _Layout(text, "host" in lower, "connection" in lower)
 
 
 def _columns(fields: Sequence[Header]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -153,12 +198,12 @@ def _columns(fields: Sequence[Header]) -> tuple[tuple[str, ...], tuple[str, ...]
     return names, values
 
 
-def _fill(form: _Form, values: tuple[str, ...]) -> str:
+def _fill(layout: str, values: tuple[str, ...]) -> str:
     """Return the fields as lines; ValueError (without the value: it may be a secret) when one could forge another."""
     text = "".join(values)
     if "\r" in text or "\n" in text or "\0" in text:
         raise ValueError("a header field's value holds a line break or NUL")
-    return form.text % values
+    return layout % values
 
 
 def _encode(text: str) -> bytes:

@@ -42,7 +42,7 @@ class Pool:
 
     def take_idle(self) -> Connection | None:
         """Give the connection that was last in use, if there is one and nobody waits for a slot."""
-        if self.busy >= self._limit or self._waiting:
+        if not self.idle or self.busy >= self._limit or self._waiting:
             return None
         connection = self._pop_idle()
         if connection is not None:

@@ -19,15 +19,14 @@ import ipaddress
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from s3nsync.errors import ConfigError
 from s3nsync.http.dial import dial
 from s3nsync.http.origin import Origin
 
-if TYPE_CHECKING:
-    from s3nsync.http.connection import Connection
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 _MAX_ANSWER_BYTES: Final = 16 << 10
 _DEFAULT_PORT: Final = 3128
@@ -126,10 +125,8 @@ class ProxyRefusal(Exception):
         self.hint = hint
 
 
-async def open_tunnel(
-    proxy: Proxy, origin: Origin, tls: ssl.SSLContext | None, make: Callable[[], Connection]
-) -> Connection:
-    """Connect to the proxy, ask it for `origin`, and set a new Connection on the tunnel.
+async def open_tunnel(proxy: Proxy, origin: Origin, tls: ssl.SSLContext | None, make: Callable[[], P]) -> P:
+    """Connect to the proxy, ask it for `origin`, and set a new protocol on the tunnel.
 
     Raises OSError and ssl.SSLError as connecting does, ProxyRefusal when the proxy says no.
     """

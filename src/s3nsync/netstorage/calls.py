@@ -22,8 +22,7 @@ import itertools
 import random
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
 
@@ -37,7 +36,7 @@ from s3nsync.errors import (
     TargetUnavailable,
     TransportError,
 )
-from s3nsync.http import Answer, Chunk, Header, Http, Origin
+from s3nsync.http import Answer, Chunk, Http, Layout, Lines, Origin
 from s3nsync.netstorage import wire
 from s3nsync.netstorage.wire import Account
 
@@ -55,6 +54,8 @@ LONGEST_WAIT_S = 5.0
 """A server that asks for a longer pause than this gets it from the caller."""
 
 _ERROR_TEXT_BYTES = 1 << 16
+
+_SIGNED = Layout(*wire.SIGNED_NAMES)
 
 
 def nothing() -> None:
@@ -76,7 +77,7 @@ class Call(NamedTuple):
     action: str
     path: str
     options: Options = MappingProxyType({})
-    headers: Sequence[Header] = ()
+    unsigned: Lines = ""
     body: Chunk | Stream | None = None
     length: int | None = None
     at_end: Callable[[], Options] | None = None
@@ -131,14 +132,18 @@ class Caller:
     ) -> None:
         """Set up; nothing is sent yet. `on_clock_skew` gets each newly learned offset (server minus us, seconds)."""
         self.clock_offset_s = 0.0
-        self._account = account
-        self._http = http
-        self._origin = Origin(account.scheme, account.host, account.port)
+        self.account = account
+        self.http = http
+        self.origin = Origin(account.scheme, account.host, account.port)
+        self.nonce = nonce
         self._now_s = now_s
-        self._nonce = nonce
         self._sleep = sleep
         self._jitter = jitter
         self._on_clock_skew = on_clock_skew
+
+    def now_s(self) -> float:
+        """Give the time by the server's clock, as far as it is known."""
+        return self._now_s() + self.clock_offset_s
 
     async def read(self, call: Call, consume: Callable[[Answer], Awaitable[T]]) -> T:
         """Do a read, again if need be: it changes nothing, so any transient fault may be tried once more."""
@@ -149,28 +154,30 @@ class Caller:
                 await self._pause(error, failures)
         raise AssertionError(call)
 
-    async def write(self, call: Call, doubt: Doubt | None = None) -> bool:
-        """Do a write; say whether it was sent more than once. Errors tell whether it may still land."""
-        doubt = doubt or Doubt()
+    async def write(self, call: Call) -> bool:
+        """Do a write; say whether it was sent more than once.
+
+        The errors tell whether it may still land (`ambiguous`): NetStorage's verdict on a second try does not undo a
+        first one that went unanswered.
+        """
+        unanswered = False
         for failures in range(1, TRIES + 1):
             try:
                 answer = await self._signed(call)
             except TransportError as error:
-                error.ambiguous = doubt.unanswered = doubt.unanswered or error.sent
+                error.ambiguous = unanswered = unanswered or error.sent
                 if not call.may_repeat(error):
                     raise
                 await self._pause(error, failures)
             except S3nsyncError as error:
-                error.ambiguous = error.ambiguous or doubt.unanswered or error.status in {502, 504}
+                error.ambiguous = error.ambiguous or unanswered or error.status in {502, 504}
                 raise
             else:
-                await answer.aclose()
                 if answer.early:
-                    msg = f"{call.action} {call.path}: NetStorage answered {answer.status} before it had the whole body"
-                    early = BadAnswer(msg, sent=True)
-                    early.ambiguous = True
-                    raise early
-                return doubt.unanswered
+                    raise await _answered_early(call, answer)
+                if not answer.complete:
+                    await answer.aclose()
+                return unanswered
         raise AssertionError(call)
 
     async def _pause(self, error: S3nsyncError, failures: int) -> None:
@@ -182,49 +189,24 @@ class Caller:
 
     async def _signed(self, call: Call) -> Answer:
         """Send once, or twice if the first signature met a clock that is not ours; give the answer if it is 2xx."""
-        answer, signed_at_s = await self._send(call)
-        if _is_success(answer):
-            return answer
-        error = await self._refusal(call, answer, signed_at_s)
-        if not isinstance(error, TargetClock) or (isinstance(call.body, Stream) and call.body.begun):
-            raise error
-        answer, signed_at_s = await self._send(call)
-        if _is_success(answer):
-            return answer
-        raise await self._refusal(call, answer, signed_at_s)
-
-    async def _send(self, call: Call) -> tuple[Answer, float]:
-        """Make one try; give the answer and the time of the last signature."""
-        target = wire.request_target(call.path)
-        signed_at_s = 0.0
-
-        def sign(options: Options) -> Sequence[Header]:
-            nonlocal signed_at_s
-            call.guard()
-            signed_at_s = self._now_s() + self.clock_offset_s
-            action = wire.action_header(call.action, **options)
-            return wire.signed_headers(self._account, target, action, now_s=signed_at_s, nonce=self._nonce())
-
-        at_end = call.at_end
-        try:
-            answer = await self._http.send(
-                self._origin,
-                call.method,
-                target,
-                headers=lambda: [*sign(call.options), *call.headers],
-                body=call.body,
-                length=call.length,
-                trailers=None if at_end is None else lambda: sign(at_end()),
-            )
-        except TransportError as error:
-            error.message = f"{call.action} {call.path}: {error.message}"
-            error.args = (error.message,)
-            raise
-        return answer, signed_at_s
+        for is_last in (False, True):
+            attempt = _Attempt(self, call)
+            try:
+                answer = await attempt.send()
+            except TransportError as error:
+                error.message = f"{call.action} {call.path}: {error.message}"
+                error.args = (error.message,)
+                raise
+            if 200 <= answer.status < 300:  # write actions are documented as 204 and recorded as 200
+                return answer
+            refusal = await self._refusal(call, answer, attempt.signed_at_s)
+            if is_last or not isinstance(refusal, TargetClock) or (isinstance(call.body, Stream) and call.body.begun):
+                raise refusal
+        raise AssertionError(call)
 
     async def _refusal(self, call: Call, answer: Answer, signed_at_s: float) -> TargetError:
         """Read a refusal to its end and say what it means; learn the offset if the clocks disagree."""
-        ours_s = self._now_s() + self.clock_offset_s
+        ours_s = self.now_s()
         date = answer.headers.get("Date")
         text = ""
         # The status is the verdict; after an early answer the text is often cut off.
@@ -245,13 +227,48 @@ class Caller:
             self._on_clock_skew(self.clock_offset_s)
 
 
-@dataclass(slots=True)
-class Doubt:
-    """What is in doubt about one write: `unanswered` once a try was sent and its answer did not come."""
+class _Attempt:
+    """One call sent once: signed when a connection is in hand, and again for the trailers."""
 
-    unanswered: bool = False
+    __slots__ = ("_call", "_caller", "_target", "signed_at_s")
+
+    def __init__(self, caller: Caller, call: Call) -> None:
+        self._caller = caller
+        self._call = call
+        self._target = wire.request_target(call.path)
+        self.signed_at_s = 0.0
+
+    def send(self) -> Awaitable[Answer]:
+        """Send it; `signed_at_s` is the time of the last signature then."""
+        call, caller = self._call, self._caller
+        return caller.http.send(
+            caller.origin,
+            call.method,
+            self._target,
+            headers=self._headers,
+            body=call.body,
+            length=call.length,
+            trailers=None if call.at_end is None else self._trailers,
+        )
+
+    def _headers(self) -> Lines:
+        return self._sign(self._call.options) + self._call.unsigned
+
+    def _trailers(self) -> Lines:
+        assert self._call.at_end is not None
+        return self._sign(self._call.at_end())
+
+    def _sign(self, options: Options) -> Lines:
+        self._call.guard()
+        self.signed_at_s = now_s = self._caller.now_s()
+        action = wire.action_header(self._call.action, **options)
+        account, nonce = self._caller.account, self._caller.nonce()
+        return _SIGNED.fill(*wire.signed_values(account, self._target, action, now_s=now_s, nonce=nonce))
 
 
-def _is_success(answer: Answer) -> bool:
-    """Accept any 2xx: write actions are documented as 204 and recorded as 200."""
-    return 200 <= answer.status < 300
+async def _answered_early(call: Call, answer: Answer) -> BadAnswer:
+    await answer.aclose()
+    msg = f"{call.action} {call.path}: NetStorage answered {answer.status} before it had the whole body"
+    early = BadAnswer(msg, sent=True)
+    early.ambiguous = True
+    return early

@@ -15,9 +15,9 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from s3nsync.errors import BadAnswer, ConfigError, TargetConflict, TargetMissing, TargetRefused
-from s3nsync.http import Answer, Header, Http, Proxies, tls_context
+from s3nsync.http import Answer, Http, Layout, Proxies, tls_context
 from s3nsync.netstorage import wire
-from s3nsync.netstorage.calls import Call, Caller, Doubt, Options, Stream, draw_nonce, nothing
+from s3nsync.netstorage.calls import Call, Caller, Options, Stream, draw_nonce, nothing
 from s3nsync.netstorage.wire import Account, Applied, AtEnd, Entry, Page, Removed, Uploaded, Usage
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ T = TypeVar("T")
 LISTING_LIMIT_BYTES = 64 << 20
 """The longest stat, dir or list answer read: FileStore's own limit for a directory listing is 64 MB."""
 
+_RANGED = Layout("Range")
 _CONFIRMED = "imreallyreallysure"  # the documented value without which quick-delete is refused
 
 
@@ -84,25 +85,26 @@ class NetStorage:
         follow it in signed trailers: it is called once, after the last chunk. `guard` is called before each
         signature and may raise to stop. A `bytes` body may be sent again if the connection breaks, a stream never.
         """
-        digests = {n: d for n, d in (("md5", md5), ("sha1", sha1), ("sha256", sha256)) if d is not None}
         if at_end is not None:
-            if isinstance(body, bytes) or digests or mtime_s is not None or index_zip:
+            if isinstance(body, bytes) or md5 or sha1 or sha256 or mtime_s is not None or index_zip:
                 msg = "at_end goes with a stream, and takes the place of mtime_s, digests and index_zip"
                 raise ValueError(msg)
             return await self._upload_at_end(path, Stream(body), size, at_end, guard)
-        payload = body if isinstance(body, bytes) else Stream(body)
-        if isinstance(payload, bytes):
-            if size not in {None, len(payload)}:
-                msg = f"upload {path}: the body has {len(payload)} bytes where {size} were announced"
+        if isinstance(body, bytes):
+            if size is not None and size != len(body):
+                msg = f"upload {path}: the body has {len(body)} bytes where {size} were announced"
                 raise ValueError(msg)
             # The zip that index_zip stores differs from what is sent, so no size can be declared for it.
-            size = None if index_zip else len(payload)
-        options = wire.upload_options(size=size, mtime_s=mtime_s, digests=digests, index_zip=index_zip)
-        length = None if isinstance(payload, bytes) else size
-        repeated = await self._caller.write(
-            Call("PUT", "upload", path, options, body=payload, length=length, guard=guard)
+            size = None if index_zip else len(body)
+        options = wire.upload_options(
+            size=size, mtime_s=mtime_s, md5=md5, sha1=sha1, sha256=sha256, index_zip=index_zip
         )
-        return Uploaded(len(payload) if isinstance(payload, bytes) else payload.size_bytes, repeated)
+        if isinstance(body, bytes):
+            repeated = await self._caller.write(Call("PUT", "upload", path, options, body=body, guard=guard))
+            return Uploaded(len(body), repeated)
+        stream = Stream(body)
+        repeated = await self._caller.write(Call("PUT", "upload", path, options, body=stream, length=size, guard=guard))
+        return Uploaded(stream.size_bytes, repeated)
 
     async def _upload_at_end(
         self, path: str, stream: Stream, size: int | None, at_end: Callable[[], AtEnd], guard: Callable[[], None]
@@ -128,11 +130,10 @@ class NetStorage:
         return await self._remove(Call("PUT", "rmdir", path, guard=guard))
 
     async def _remove(self, call: Call) -> Removed:
-        doubt = Doubt()
         try:
-            return Removed(existed=True, repeated=await self._caller.write(call, doubt))
-        except TargetMissing:
-            return Removed(existed=False, repeated=doubt.unanswered)
+            return Removed(existed=True, repeated=await self._caller.write(call))
+        except TargetMissing as missing:
+            return Removed(existed=False, repeated=missing.ambiguous)
 
     async def mkdir(self, path: str, *, guard: Callable[[], None] = nothing) -> None:
         """Make a directory; fine if it exists. On FileStore its parent must exist, on ObjectStore none is needed."""
@@ -147,13 +148,12 @@ class NetStorage:
     async def rename(self, source: str, destination: str, *, guard: Callable[[], None] = nothing) -> Applied:
         """Move a file or symlink within its CP code; what happens to an existing destination is not documented."""
         call = Call("PUT", "rename", source, {"destination": destination}, guard=guard)
-        doubt = Doubt()
         try:
-            return Applied(await self._caller.write(call, doubt))
-        except (TargetMissing, TargetConflict):
+            return Applied(await self._caller.write(call))
+        except (TargetMissing, TargetConflict) as refusal:
             # The first try may have done it, and only its answer was lost: which of the two a second one then gets
             # depends on the name that the server looks at first.
-            if doubt.unanswered and await self._is_moved(source, destination):
+            if refusal.ambiguous and await self._is_moved(source, destination):
                 return Applied(repeated=True)
             raise
 
@@ -339,11 +339,11 @@ class NetStorage:
         `byte_range` is first and last byte, both inclusive, None for the end. Status 206 says that the range was
         honoured, 200 that the whole file comes.
         """
-        headers: tuple[Header, ...] = ()
+        unsigned = ""
         if byte_range is not None:
             first, last = byte_range
-            headers = (("Range", f"bytes={first}-{'' if last is None else last}"),)
-        return await self._caller.read(Call("GET", "download", path, headers=headers), _as_it_is)
+            unsigned = _RANGED.fill(f"bytes={first}-{'' if last is None else last}")
+        return await self._caller.read(Call("GET", "download", path, unsigned=unsigned), _as_it_is)
 
     async def _xml(self, action: str, path: str, options: Options, result: Callable[[wire.XmlReader], T]) -> T:
         async def consume(answer: Answer) -> T:

@@ -51,7 +51,6 @@ from s3nsync.netstorage.plain import PlainFiles, PlainReader
 Scheme = Literal["http", "https"]
 Personality = Literal["objectstore", "filestore"]
 EntryType = Literal["file", "dir", "symlink"]
-Header = tuple[str, str]
 
 CLOCK_TOLERANCE_S = 30.0
 """NetStorage accepts a minute by its current documentation, 30 s by the older one; Akamai's Java and C# clients call
@@ -140,6 +139,10 @@ def request_target(path: str | bytes) -> str:
 # --- the three headers -----------------------------------------------------------------------------------------
 
 
+SIGNED_NAMES = ("X-Akamai-ACS-Action", "X-Akamai-ACS-Auth-Data", "X-Akamai-ACS-Auth-Sign")
+"""The three headers (or trailer fields) of each try."""
+
+
 def action_header(action: str, **options: str | int | None) -> str:
     """Spell the Action header: the options in the order given, without those that are None.
 
@@ -148,7 +151,8 @@ def action_header(action: str, **options: str | int | None) -> str:
     text = f"version=1&action={action}"
     for name, value in options.items():
         if value is not None:
-            text += f"&{name}={quote(name_bytes(value), safe='') if isinstance(value, str) else value}"
+            is_plain = not isinstance(value, str) or (value.isalnum() and value.isascii())
+            text += f"&{name}={value if is_plain else quote(name_bytes(str(value)), safe='')}"
     return text
 
 
@@ -163,35 +167,32 @@ def signature(key: str, data: str, target: str, action: str) -> str:
     return binascii.b2a_base64(hmac_sha256(key.encode(), message.encode()), newline=False).decode()
 
 
-def signed_headers(account: Account, target: str, action: str, *, now_s: float, nonce: str) -> list[Header]:
-    """Give the three headers (or trailer fields) of one try; `nonce` must never be used twice."""
+def signed_values(account: Account, target: str, action: str, *, now_s: float, nonce: str) -> tuple[str, str, str]:
+    """Give the values of SIGNED_NAMES for one try; `nonce` must never be used twice."""
     data = auth_data(account.user, now_s=now_s, nonce=nonce)
-    return [
-        ("X-Akamai-ACS-Action", action),
-        ("X-Akamai-ACS-Auth-Data", data),
-        ("X-Akamai-ACS-Auth-Sign", signature(account.key, data, target, action)),
-    ]
+    return action, data, signature(account.key, data, target, action)
 
 
 def upload_options(
-    *, size: int | None, mtime_s: int | None, digests: Mapping[str, str], index_zip: bool
+    *,
+    size: int | None,
+    mtime_s: int | None,
+    md5: str | None = None,
+    sha1: str | None = None,
+    sha256: str | None = None,
+    index_zip: bool = False,
 ) -> dict[str, str | int | None]:
     """Name an upload's options in the order of the official example: digest, mtime, size.
 
-    `digests` maps md5, sha1 or sha256 to lower-case hex, or to `atend`. ValueError for `index_zip` with a size or
-    digest: the server changes such a zip as it stores it, so neither could match.
+    Digests are lower-case hex, or `atend`. ValueError for `index_zip` with a size or digest: the server changes such a
+    zip as it stores it, so neither could match.
     """
-    if index_zip and (size is not None or digests):
-        msg = "index_zip cannot go with size or digest: the server changes the zip as it stores it"
-        raise ValueError(msg)
-    return {
-        "md5": digests.get("md5"),
-        "sha1": digests.get("sha1"),
-        "sha256": digests.get("sha256"),
-        "mtime": mtime_s,
-        "size": size,
-        "index-zip": 1 if index_zip else None,
-    }
+    if index_zip:
+        if size is not None or md5 or sha1 or sha256:
+            msg = "index_zip cannot go with size or digest: the server changes the zip as it stores it"
+            raise ValueError(msg)
+        return {"mtime": mtime_s, "index-zip": 1}
+    return {"md5": md5, "sha1": sha1, "sha256": sha256, "mtime": mtime_s, "size": size}
 
 
 def is_loopback(host: str) -> bool:
