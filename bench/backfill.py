@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import uvloop
 from bench.data_path import (
@@ -72,7 +73,8 @@ class Listed(S3):
         await super().head(ObjectRef(bucket, self._keys[0]))
         start = bisect_right(self._keys, asked["start-after"])
         inner = "".join(self._contents[start : start + int(asked["max-keys"])])
-        return f"<ListBucketResult><IsTruncated>true</IsTruncated>{inner}</ListBucketResult>".encode()
+        told = "<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>"
+        return f"<ListBucketResult>{told}{inner}</ListBucketResult>".encode()
 
 
 def _contents(key: str, file: os.stat_result) -> str:
@@ -80,7 +82,7 @@ def _contents(key: str, file: os.stat_result) -> str:
     modified = datetime.fromtimestamp(int(file.st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     etag = f"{int(file.st_mtime):x}-{file.st_size:x}"
     return (
-        f"<Contents><Key>{key}</Key><LastModified>{modified}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
+        f"<Contents><Key>{quote_plus(key)}</Key><LastModified>{modified}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
         f"<Size>{file.st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
     )
 
@@ -170,7 +172,7 @@ def main() -> None:
     options.add_argument("--objects", type=int, default=20_000)
     options.add_argument("--rounds", type=int, default=3)
     asked = options.parse_args()
-    case = Case("4 KiB", 4096, asked.objects, 64)
+    case = Case("k4", 4096, asked.objects, 64)
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         tls = certify(home)

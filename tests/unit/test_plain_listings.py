@@ -113,7 +113,15 @@ def contents(
 
 
 KEYS = ["k", "a/b.txt", "a%2Fb", "c+d", "%C3%A9", "é", "a&amp;b", " a", "a b", "<![CDATA[a]]>", "", "]"]
-ETAGS = [f'"{MD5}"', f"&#34;{MD5}&#34;", f"&quot;{MD5}-12&quot;", "&quot;e&quot;", MD5.upper(), ""]
+ETAGS = [
+    f'"{MD5}"',
+    f"&#34;{MD5}&#34;",
+    f"&quot;{MD5}-12&quot;",
+    f"&quot;{MD5[:30]}-1&quot;",
+    "&quot;e&quot;",
+    MD5.upper(),
+    "",
+]
 TIMES = [
     "2024-02-29T23:59:59Z",
     "2023-02-29T00:00:00.000Z",

@@ -57,7 +57,7 @@ _TEXT = "[!-%'-;=?-~]"  # printable ASCII without white space and what XML gives
 _PLAIN = re.compile(
     rf"<Contents><Key>({_TEXT}+)</Key>"
     r"<LastModified>(2[0-9]{3}-[0-9]{2}-[0-9]{2}T)([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.[0-9]{3})?Z</LastModified>"
-    r'<ETag>(?:&quot;|&#34;|")([0-9a-f]{32}(?:-[0-9]+)?)(?:&quot;|&#34;|")</ETag>'
+    r'<ETag>(?:&quot;|&#34;|")([0-9a-f-]+)(?:&quot;|&#34;|")</ETag>'
     r"(?:<ChecksumAlgorithm>[A-Z0-9]+</ChecksumAlgorithm>)*(?:<ChecksumType>[A-Z_]+</ChecksumType>)?"
     r"<Size>([0-9]{1,18})</Size><StorageClass>([A-Z_]+)</StorageClass></Contents>"
 )
@@ -88,7 +88,7 @@ def _plain_items(parts: Sequence[str], *, is_encoded: bool) -> Iterable[SourceIt
         ],
         etags,
         repeat(None),
-        [etag if len(etag) == _MD5_LENGTH else None for etag in etags],
+        [etag if len(etag) == _MD5_LENGTH and "-" not in etag else None for etag in etags],
         classes,
     )
     return map(_make_item, columns)
