@@ -158,8 +158,14 @@ class _Draft:
         except ValidationError as error:
             self.mistakes += [self._sentence(each) for each in error.errors()]
         if self.mistakes:
-            raise _config_error(self.mistakes)
+            raise _config_error(self.mistakes, is_first=self._says_nothing(routes))
         return settings
+
+    def _says_nothing(self, routes: tuple[Route, ...]) -> bool:
+        """Tell whether nobody has set anything yet, whatever the platform says about itself."""
+        ambient = {"region", "aws", "proxy"}
+        others = [each for each in self.mistakes if ": is required;" not in each and ": there is none;" not in each]
+        return not (self.file or routes or others or any(path[0] not in ambient for path in self.origin))
 
     def _refuse_unknown_names(self, env: Mapping[str, str]) -> None:
         known = [name for leaf in leaves() for name in leaf.env.names] + list(OTHER_VARIABLES)
@@ -291,11 +297,18 @@ def _no_routes(env: Mapping[str, str]) -> str:
 # --- the words of mistakes -------------------------------------------------------------------------------------
 
 
-def _config_error(mistakes: list[str]) -> ConfigError:
+def _config_error(mistakes: list[str], *, is_first: bool = False) -> ConfigError:
+    """Word all mistakes as one error; `is_first` if there is nothing yet that could be wrong."""
     lines = [line for mistake in mistakes for line in mistake.splitlines()]
     if len(lines) == 1:
         return ConfigError(lines[0])
-    return ConfigError("\n".join([f"{len(lines)} settings cannot be used:", *(f"  {line}" for line in lines)]))
+    listed = (f"  {line}" for line in lines)
+    if is_first:
+        return ConfigError("\n".join(["nothing is set up yet; first of all it needs", *listed]), hint=_BEGIN)
+    return ConfigError("\n".join([f"{len(lines)} settings cannot be used:", *listed]))
+
+
+_BEGIN = f"write {DEFAULT_FILE} here, or set the variables: docs/configuration.md has both whole, to begin with"
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:

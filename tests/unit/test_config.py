@@ -232,7 +232,20 @@ def test_nothing_at_all_names_everything_that_is_needed() -> None:
     text = mistakes({})
     for wanted in ("region", "QUEUE_URL", "S3NSYNC_CHECK_QUEUE_URL", "S3NSYNC_DEAD_QUEUE_URL", "NS_SECRET", "BUCKET"):
         assert wanted in text
-    assert text.startswith("6 settings")
+    assert text.count("\n") == 6
+
+
+def test_who_has_set_nothing_yet_is_told_where_to_begin() -> None:
+    """All that is needed at once, without the queues where they are not; one setting of one's own is another case."""
+    for env in ({}, {"AWS_REGION": "eu-central-1"}):
+        with pytest.raises(ConfigError, match="nothing is set up yet") as caught:
+            load(None, env, queues=False)
+        assert "routes" in caught.value.message
+        assert "accounts" in caught.value.message
+        assert "queues" not in caught.value.message
+        assert "s3nsync.toml" in caught.value.hint
+    for env in ({"BUCKET": "b"}, {"QUEUE_URL": "https://sqs/1/a.fifo"}, {"S3NSYNC_ROUTES": "{"}, {"NS_SECRET": "{"}):
+        assert "nothing is set up" not in mistakes(env)
 
 
 def test_an_old_setup_with_one_queue_is_told_which_queues_it_lacks() -> None:

@@ -90,5 +90,5 @@ def test_an_interrupt_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
     """What a shell starts in the background goes on when somebody presses Ctrl-C in front of it."""
     process = started(COMMANDS[0], "config", tmp_path, ignoring=True)
     process.send_signal(signal.SIGINT)
-    assert "settings cannot be used" in told(process)
+    assert "nothing is set up yet" in told(process)
     assert process.returncode == 2

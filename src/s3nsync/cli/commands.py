@@ -205,7 +205,7 @@ def doctor(*, config: options.ConfigFile = None, as_json: options.AsJson = False
 
 @app.command()
 def status(
-    urls: Annotated[list[str], typer.Argument(metavar="S3_URL...", help="Objects, such as s3://media/site/a.txt.")],
+    urls: Annotated[list[str], typer.Argument(metavar="S3_URL", help="Objects, such as s3://media/site/a.txt.")],
     *,
     config: options.ConfigFile = None,
     as_json: options.AsJson = False,
@@ -248,7 +248,7 @@ def show_config(*, config: options.ConfigFile = None) -> None:
 
 @app.command("lambda-zip")
 def lambda_zip(
-    out: Annotated[Path, typer.Argument(help="The file to write.")] = Path("s3nsync-lambda.zip"),
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("s3nsync-lambda.zip"),
     *,
     as_json: options.AsJson = False,
 ) -> None:

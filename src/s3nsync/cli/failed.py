@@ -70,7 +70,10 @@ def list_(
     config: options.ConfigFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show what could not be replicated, why, and since when; nothing is removed. 4 if no entry matches."""
+    """Show what could not be replicated, why, and since when; nothing is removed.
+
+    Exit code 4: no entry matches.
+    """
     ui = new_ui(as_json=as_json)
 
     async def show(entry: failed.Entry, _parts: App) -> Fate:

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 from typer.models import OptionInfo
 
+KEYS, REPAIR = "Which keys", "Repair"
+"""Parts of a long help."""
 
-def _flag(*names: str, what: str) -> OptionInfo:
+
+def _flag(*names: str, what: str, panel: str | None = None) -> OptionInfo:
     """Make an option that is said or not, and takes no value."""
-    option: OptionInfo = typer.Option(*names, metavar="", help=what)
+    option: OptionInfo = typer.Option(*names, metavar="", help=what, rich_help_panel=panel)
     return option
 
 
@@ -28,19 +31,29 @@ Yes = Annotated[bool, _flag("--yes", "-y", what="Do not ask.")]
 RouteNames = Annotated[
     list[str] | None,
     typer.Option(
-        "--route", metavar="ROUTE", help="Only this one: its number, bucket or bucket/prefix. May be repeated."
+        "--route",
+        metavar="ROUTE",
+        help="Only this one: its number, bucket or bucket/prefix. May be repeated.",
+        rich_help_panel=KEYS,
     ),
 ]
-Prefix = Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Only keys that begin so.")]
+Prefix = Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Only keys that begin so.", rich_help_panel=KEYS)]
 Include = Annotated[
-    list[str] | None, typer.Option("--include", metavar="PATTERN", help="Only keys that match. May be repeated.")
+    list[str] | None,
+    typer.Option("--include", metavar="PATTERN", help="Only keys that match. May be repeated.", rich_help_panel=KEYS),
 ]
 Exclude = Annotated[
-    list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Not these keys. May be repeated; wins.")
+    list[str] | None,
+    typer.Option("--exclude", metavar="PATTERN", help="Not these keys. May be repeated; wins.", rich_help_panel=KEYS),
 ]
 Inventory = Annotated[
     str,
-    typer.Option("--inventory", metavar="S3URL", help="The manifest.json of an S3 Inventory to read, not the listing."),
+    typer.Option(
+        "--inventory",
+        metavar="S3URL",
+        help="The manifest.json of an S3 Inventory to read, not the listing.",
+        rich_help_panel=KEYS,
+    ),
 ]
 Direct = Annotated[bool, _flag("--direct", what="Copy in this process; without it the workers do.")]
 
@@ -60,26 +73,53 @@ CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Wri
 ExpectEmpty = Annotated[
     bool, _flag("--expect-empty", what="The bucket may list nothing though NetStorage holds files.")
 ]
-Repair = Annotated[bool, _flag("--repair", what="Have what is missing or different copied.")]
-Delete = Annotated[bool, _flag("--delete", what="With --repair: have what is extra deleted, where the route deletes.")]
+Repair = Annotated[bool, _flag("--repair", what="Have what is missing or different copied.", panel=REPAIR)]
+Delete = Annotated[
+    bool, _flag("--delete", what="With --repair: have what is extra deleted, where the route deletes.", panel=REPAIR)
+]
 MaxDelete = Annotated[
-    int, typer.Option("--max-delete", min=0, metavar="N", help="Delete nothing if it were more files than this.")
+    int,
+    typer.Option(
+        "--max-delete",
+        min=0,
+        metavar="N",
+        help="Delete nothing if it were more files than this.",
+        rich_help_panel=REPAIR,
+    ),
 ]
 MaxDeletePercent = Annotated[
     float,
     typer.Option(
-        "--max-delete-percent", min=0, max=100, metavar="N", help="Nor if it were more of the route's files than this."
+        "--max-delete-percent",
+        min=0,
+        max=100,
+        metavar="N",
+        help="Nor if it were more of the route's files than this.",
+        rich_help_panel=REPAIR,
     ),
 ]
 Trash = Annotated[
-    str, typer.Option(metavar="DIR", help="With --direct: move to this directory of the CP code, do not delete.")
+    str,
+    typer.Option(
+        metavar="DIR",
+        help="With --direct: move to this directory of the CP code, do not delete.",
+        rich_help_panel=REPAIR,
+    ),
 ]
-YesToDeletes = Annotated[bool, _flag("--yes", "-y", what="Do not ask before files are deleted.")]
+YesToDeletes = Annotated[bool, _flag("--yes", "-y", what="Do not ask before files are deleted.", panel=REPAIR)]
+
+RepairDirect = Annotated[bool, _flag("--direct", what="Copy in this process; without it the workers do.", panel=REPAIR)]
+RepairDryRun = Annotated[bool, _flag("--dry-run", what="Only say what would be done.", panel=REPAIR)]
 
 # --- sync ------------------------------------------------------------------------------------------------------
 
 NewerThan = Annotated[
-    str, typer.Option(metavar="TIME", help="Only objects written since: 2026-01-31, with a time, or 36h, 7d ago.")
+    str,
+    typer.Option(
+        metavar="TIME",
+        help="Only objects written since: 2026-01-31, with a time, or 36h, 7d ago.",
+        rich_help_panel=KEYS,
+    ),
 ]
 Rate = Annotated[float | None, typer.Option(min=0.01, metavar="N", help="Objects a second, at most.")]
 StateFile = Annotated[
@@ -91,9 +131,9 @@ StateFile = Annotated[
 
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Entries to look at, at most.")]
 SomePatterns = Annotated[
-    list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Names to match, such as 's3://media/site/*'.")
+    list[str] | None, typer.Argument(metavar="PATTERN", help="Names to match, such as 's3://media/site/*'.")
 ]
-Patterns = Annotated[list[str], typer.Argument(metavar="PATTERN...", help="Names to match; '*' is all of them.")]
+Patterns = Annotated[list[str], typer.Argument(metavar="PATTERN", help="Names to match; '*' is all of them.")]
 
 # --- ns --------------------------------------------------------------------------------------------------------
 
