@@ -511,12 +511,12 @@ async def test_a_refusal_after_a_lost_answer_is_still_in_doubt() -> None:
 
 async def test_a_stalled_upload_is_not_repeated_but_a_stalled_delete_is() -> None:
     """A slow store would race its own repeat; a delete does not."""
-    async with rig("hang", progress_s=1.0) as (netstorage, r):
+    async with rig("hang", progress_s=0.6) as (netstorage, r):
         with pytest.raises(Stalled) as caught:
             await netstorage.upload("/1/a", b"abc")
         assert caught.value.ambiguous
         assert len(r.peer.requests) == 1
-    async with rig("hang", progress_s=1.0) as (netstorage, r):
+    async with rig("hang", progress_s=0.6) as (netstorage, r):
         assert await netstorage.delete("/1/a") == Removed(existed=True, repeated=True)
 
 
