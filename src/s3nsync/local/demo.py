@@ -52,7 +52,7 @@ ODD_NAMES = (
     "names/'quotes' \"and\" <tags>.xml",
     "deep/" + "/".join("abcdefghij") + "/bottom.txt",
 )
-CONVERGE_WITHIN_S = 60.0
+CONVERGE_WITHIN_S = 240.0
 POLL_S = 0.2
 
 
