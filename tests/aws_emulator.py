@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 COMMAND = Path(__file__).parents[1] / ".venv-ministack" / "bin" / "ministack"
 ROOT = Credentials("test", "test")
-START_S = 60.0
+START_S = 240.0
 _PATH_STYLE = Config(s3={"addressing_style": "path"})
 
 

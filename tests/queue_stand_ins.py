@@ -31,7 +31,7 @@ from sqs_stub import SqsStub
 Name = Literal["model", "ministack", "moto"]
 NAMES: tuple[Name, ...] = ("model", "ministack", "moto")
 MOTO = Path(__file__).parents[1] / ".venv-moto" / "bin" / "moto_server"
-START_S = 60.0
+START_S = 240.0
 ANY_KEYS = Credentials("AKIDEXAMPLE", "secret-of-tests")
 ACCOUNTS: Mapping[Name, str] = {"model": "000000000000", "ministack": "000000000000", "moto": "123456789012"}
 

@@ -68,7 +68,7 @@ class Scene:
             Role=role,
             Handler=lambda_zip.HANDLER,
             Code={"ZipFile": archive},
-            Timeout=30,
+            Timeout=120,
             Environment={"Variables": self._environment()},
         )
         functions.put_function_event_invoke_config(
