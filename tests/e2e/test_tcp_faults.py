@@ -158,7 +158,7 @@ async def test_sqs(aws: Aws, tmp_path: Path) -> None:
 async def _converge(world: World) -> None:
     """Let a worker bring everything over."""
     async with world.worker(S3NSYNC_WORKER_BUFFER_BYTES=str(BUFFER_BYTES)) as process:
-        await world.settled(400 if ALL else 60)
+        await world.settled(400 if ALL else 240)
     await _assert_explained(world, process)
 
 
