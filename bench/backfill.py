@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote_plus
+from urllib.parse import quote
 
 import uvloop
 from bench.data_path import (
@@ -82,7 +82,7 @@ def _contents(key: str, file: os.stat_result) -> str:
     modified = datetime.fromtimestamp(int(file.st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     etag = f"{int(file.st_mtime):x}-{file.st_size:x}"
     return (
-        f"<Contents><Key>{quote_plus(key)}</Key><LastModified>{modified}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
+        f"<Contents><Key>{quote(key)}</Key><LastModified>{modified}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
         f"<Size>{file.st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
     )
 

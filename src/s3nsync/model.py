@@ -100,7 +100,8 @@ class Delivery(NamedTuple):
     """One queue message in our hands, from a receive until it is settled.
 
     `attempt` counts receives, this one included (SQS ApproximateReceiveCount); the two times are Unix seconds by the
-    queue's clock. `receipt` is what settles it, and is no use after the lease is lost.
+    queue's clock. `receipt` is what settles it, and is no use after the lease is lost. `change` is what the body says,
+    from a queue that knows, and spares reading it.
     """
 
     queue: QueueName
@@ -111,6 +112,7 @@ class Delivery(NamedTuple):
     attempt: int = 1
     sent_at_s: float = 0.0
     first_received_at_s: float = 0.0
+    change: Change | None = None
 
     def __repr__(self) -> str:
         """Show which message it is; what settles it and what it says stay out of logs."""

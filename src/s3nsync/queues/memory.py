@@ -32,6 +32,7 @@ class _Message:
     number: int
     group: str
     body: str
+    change: Change
     sent_at_s: float
     visible_s: float
     attempt: int = 0
@@ -169,7 +170,8 @@ class MemoryQueue:
 
     def _append(self, change: Change) -> None:
         group = group_id(change.ref)
-        message = _Message(next(self._numbers), group, encode(change), self._now_s(), self._clock_s() + self._delay_s)
+        shown_s = self._clock_s() + self._delay_s
+        message = _Message(next(self._numbers), group, encode(change), change, self._now_s(), shown_s)
         self._count += 1
         if group in self._groups:
             self._groups[group].append(message)
@@ -207,6 +209,7 @@ class MemoryQueue:
             message.attempt,
             message.sent_at_s,
             message.first_received_at_s,
+            message.change,
         )
 
     def _held(self, delivery: Delivery) -> _Message | None:

@@ -385,6 +385,8 @@ class Worker:
 
 def only_change(delivery: Delivery) -> Change | None:
     """Give what a message speaks of if that is one Change, in its key's own group; None for any other."""
+    if delivery.change is not None:
+        return delivery.change
     decoded = survey(delivery.body)
     if len(decoded.changes) != 1 or decoded.undecodable:
         return None
