@@ -29,11 +29,12 @@ LOOK_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Direct:
-    """A running worker: `bulk` is what it lives on."""
+    """A running worker: `bulk` is what it lives on, `work` the task that it runs in."""
 
     app: App
     bulk: MemoryQueue
     check: MemoryQueue
+    work: asyncio.Task[None]
 
     async def finished(self, on_checks: Callable[[int], None]) -> None:
         """Wait until everything is done; `on_checks` hears how many Checks are still waited for, when only they are."""
@@ -45,6 +46,13 @@ class Direct:
             if self.app.worker.stopping:
                 return
             await asyncio.sleep(LOOK_S)
+
+    async def stopped(self, on_work: Callable[[int], None]) -> None:
+        """Take nothing more and wait for what is in hand; `on_work` hears how much that is, if it is any."""
+        self.app.worker.stop()
+        if self.app.worker.in_flight:
+            on_work(self.app.worker.in_flight)
+        await asyncio.wait([self.work])
 
 
 @asynccontextmanager
@@ -78,7 +86,7 @@ async def working(
         await app.probe()
         work = asyncio.create_task(_work(app, queues))
         try:
-            yield Direct(app, bulk, check)
+            yield Direct(app, bulk, check, work)
         finally:
             app.worker.stop()
             await _close(queues)

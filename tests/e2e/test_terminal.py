@@ -110,6 +110,32 @@ async def test_ctrl_c_says_how_to_go_on(aws: Aws, tmp_path: Path) -> None:
         assert "run it again, and what is there by then is passed over" in terminal.screen.text
 
 
+async def test_ctrl_c_lets_what_is_under_way_finish_and_a_second_one_does_not(aws: Aws, tmp_path: Path) -> None:
+    """What was finished meanwhile is counted; nobody has to wait for it."""
+    async with site(aws, tmp_path) as at:
+        await at.put({f"k/{number:02}": b"x" for number in range(20)})
+        at.emulator.inject(Fault(kind="slow", action="upload", delay_s=3))
+        with on_terminal(at, "sync --direct") as terminal:
+            await seen(terminal, lambda text: "of 20 objects" in text)
+            terminal.press(PRESS_CTRL_C)
+            await seen(terminal, lambda text: "Ctrl-C again leaves at once" in text)
+            assert await ended(terminal) == 130
+        copied = len(at.stored())
+        assert 0 < copied < 20
+        assert f"Done here: {copied} copied" in terminal.screen.text
+        at.emulator.clear_faults()
+        at.emulator.inject(Fault(kind="slow", action="upload", delay_s=50))
+        with on_terminal(at, "sync --direct") as terminal:
+            await seen(terminal, lambda text: "of " in text and " objects" in text and bool(at.uploads() > copied))
+            terminal.press(PRESS_CTRL_C)
+            await seen(terminal, lambda text: "Ctrl-C again leaves at once" in text)
+            terminal.press(PRESS_CTRL_C)
+            assert await asyncio.to_thread(terminal.wait, 20) == 130
+        assert terminal.screen.cursor_shown
+        assert "Traceback" not in terminal.screen.text
+        at.emulator.clear_faults()
+
+
 async def test_a_repair_asks_before_it_deletes(aws: Aws, tmp_path: Path) -> None:
     """The question stands alone, with no bar drawn over it; all but a yes is no."""
     async with site(aws, tmp_path) as at:

@@ -6,23 +6,17 @@ import asyncio
 import csv
 import json
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from aws_emulator import REGION, Aws
-from fakes import md5
-from s3nsync.emulator import Emulator, Fault
-from s3nsync.netstorage import NetStorage, open_netstorage
-from worker_process import Process
+from aws_emulator import Aws
+from s3nsync.emulator import Fault
+from sync_site import CPCODE, ROOT, digests, found, site
 
 pytestmark = pytest.mark.slow
 
-CPCODE, USER, KEY = "123456", "media-1", "correct-horse-battery"
-ROOT = f"/{CPCODE}/mirror/"
 BODIES: Mapping[str, bytes] = {
     "a.txt": b"one",
     "a/b/c.txt": b"two two",
@@ -38,94 +32,6 @@ MULTIPART = "film.mov"
 def nature(request: pytest.FixtureRequest) -> str:
     """Go through both kinds of store."""
     return str(request.param)
-
-
-@dataclass
-class Site:
-    """A bucket, queues, an emulated NetStorage, and the command between them."""
-
-    aws: Aws
-    bucket: str
-    queues: Mapping[str, str]
-    emulator: Emulator
-    netstorage: NetStorage
-    folder: Path
-
-    def env(self, **route: str) -> dict[str, str]:
-        """Give the command's environment."""
-        return {
-            "S3NSYNC_REGION": REGION,
-            "S3NSYNC_AWS_ENDPOINT_URL": self.aws.url,
-            **{f"S3NSYNC_{name.upper()}_QUEUE_URL": url for name, url in self.queues.items()},
-            "S3NSYNC_ROUTES": json.dumps([{"bucket": self.bucket, "cpcode": CPCODE, "directory": "mirror", **route}]),
-            "S3NSYNC_WORKER_GRACE_S": "1",
-            "S3NSYNC_WORKER_LEASE_S": "12",
-            "S3NSYNC_WORKER_POLL_WAIT_S": "1",
-            "NS_HOSTNAME": f"localhost:{self.emulator.port}",
-            "NS_USER": USER,
-            "NS_KEY": KEY,
-            "NS_INSECURE_HTTP": "1",
-            "AWS_ACCESS_KEY_ID": self.aws.keys.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.aws.keys.secret_key,
-        }
-
-    def start(self, verb: str, env: Mapping[str, str] | None = None) -> Process:
-        """Start a verb with --json."""
-        return Process(f"{verb} --json", env or self.env(), self.folder)
-
-    async def run(self, verb: str, env: Mapping[str, str] | None = None) -> tuple[int, list[dict[str, object]]]:
-        """Run a verb to its end; gives exit code and lines."""
-        process = self.start(verb, env)
-        code = await asyncio.to_thread(process.wait)
-        assert "Traceback" not in process.text, process.text
-        assert KEY not in process.text + "".join(process.out)
-        print(verb, code, "".join(process.out), process.text)  # noqa: T201 - told only when the test fails
-        return code, [json.loads(line) for line in process.out]
-
-    async def put(self, bodies: Mapping[str, bytes]) -> None:
-        """Write objects, without telling any queue."""
-        for key, body in bodies.items():
-            await asyncio.to_thread(self.aws.s3.put_object, Bucket=self.bucket, Key=key, Body=body)
-
-    async def put_parts(self, key: str, body: bytes) -> None:
-        """Write an object by a multipart upload: its ETag is no digest."""
-        s3, at = self.aws.s3, {"Bucket": self.bucket, "Key": key}
-        upload = (await asyncio.to_thread(s3.create_multipart_upload, **at))["UploadId"]  # type: ignore[arg-type]
-        part = await asyncio.to_thread(s3.upload_part, **at, UploadId=upload, PartNumber=1, Body=body)  # type: ignore[arg-type]
-        whole = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
-        await asyncio.to_thread(s3.complete_multipart_upload, **at, UploadId=upload, MultipartUpload=whole)  # type: ignore[arg-type]
-
-    def stored(self) -> dict[str, str]:
-        """Give what NetStorage holds: digests by key."""
-        return {path.removeprefix(ROOT): md5(each.read()) for path, each in self.emulator.snapshot().items()}
-
-    def depth(self, queue: str) -> int:
-        """Count a queue's messages."""
-        found = self.aws.sqs.get_queue_attributes(QueueUrl=self.queues[queue], AttributeNames=["All"])
-        return int(found["Attributes"]["ApproximateNumberOfMessages"])
-
-    def uploads(self) -> int:
-        """Count the uploads that NetStorage has heard of."""
-        return sum(each.action == "upload" for each in self.emulator.requests)
-
-
-@asynccontextmanager
-async def site(aws: Aws, folder: Path, nature: str = "objectstore") -> AsyncIterator[Site]:
-    """Make a site."""
-    emulator = Emulator(accounts={USER: KEY}, cpcodes=(CPCODE,), personality=nature, nonce_replay=True)
-    queues = {name: aws.queue() for name in ("live", "bulk", "check", "dead")}
-    async with emulator, open_netstorage(f"127.0.0.1:{emulator.port}", USER, KEY, insecure_http=True) as netstorage:
-        yield Site(aws, aws.bucket(), queues, emulator, netstorage, folder)
-
-
-def digests(bodies: Mapping[str, bytes]) -> dict[str, str]:
-    """Give the digests by key."""
-    return {key: md5(body) for key, body in bodies.items()}
-
-
-def found(lines: list[dict[str, object]]) -> set[tuple[object, object]]:
-    """Give kind and key of the findings."""
-    return {(each["kind"], each["key"]) for each in lines if each["type"] == "finding"}
 
 
 async def test_what_was_there_is_synced_and_damage_found_and_mended(aws: Aws, tmp_path: Path, nature: str) -> None:

@@ -168,7 +168,7 @@ def test_a_long_title_leaves_room_for_the_words(monkeypatch: pytest.MonkeyPatch)
     shown = Shown(terminal=True)
     with shown.ui.progress("archive/{2026}/" + "long" * 20) as show:
         show("3 of 9 objects", 3, 9)
-    assert "archive/{202… 3 of 9 objects" in shown.err.getvalue()
+    assert "archive/{2… 3 of 9 objects" in shown.err.getvalue()
 
 
 def test_lines_and_log_stand_above_the_bar() -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from s3nsync.app import App, assemble, relax_collector
 from s3nsync.cli.shell import parse_ref
@@ -56,6 +57,7 @@ class Hands:
     app: App
     send: Callable[[Sequence[Change]], Awaitable[None]]
     finish: Callable[[], Awaitable[None]]
+    stop: Callable[[], Awaitable[None]]
     direct: bool
     outcomes: Counter[str] = field(default_factory=Counter)
     copied_bytes: int = 0
@@ -114,7 +116,7 @@ async def open_hands(ui: Ui, settings: Settings, *, writes: bool, direct: bool) 
             raise ConfigError("there is no bulk queue", hint="set queues.bulk, or copy in this process: --direct")
         if writes and bulk is not None:
             await bulk.probe()
-        yield Hands(app, _nothing if bulk is None or not writes else bulk.send, _nothing, direct=False)
+        yield Hands(app, _nothing if bulk is None or not writes else bulk.send, _nothing, _nothing, direct=False)
 
 
 async def _open_direct(ui: Ui, settings: Settings, stack: AsyncExitStack) -> Hands:
@@ -145,7 +147,11 @@ async def _open_direct(ui: Ui, settings: Settings, stack: AsyncExitStack) -> Han
             grace = human_time(settings.worker.grace_s)
             ui.note(f"looked at again after the grace, in {grace} at most: {counted(count, 'unanswered write')}")
 
-    hands.append(Hands(work.app, work.bulk.send, lambda: work.finished(say_checks), direct=True))
+    def say_work(count: int) -> None:
+        ui.note(f"to be finished first: {counted(count, 'object')}; Ctrl-C again leaves at once")
+
+    finish, stop = partial(work.finished, say_checks), partial(work.stopped, say_work)
+    hands.append(Hands(work.app, work.bulk.send, finish, stop, direct=True))
     return hands[0]
 
 

@@ -112,6 +112,7 @@ class Backfill:
                     self._listed = True
                     await hands.finish()
             except asyncio.CancelledError:
+                await hands.stop()
                 self._tell(hands, complete=False)
                 raise
         if cursor is not None:

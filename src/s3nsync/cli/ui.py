@@ -44,8 +44,11 @@ Show = Callable[[str, float, float | None], None]
 """Shows how far things are: `show(words, done, total)`; `total` is None as long as nobody knows it."""
 
 BAR_CHARS = 20
-BAR_FROM_CHARS = 80
+BAR_FROM_CHARS = 70
 """Narrower terminals have room for the words alone."""
+
+ECHO_CHARS = 6
+"""Kept free at the end of a progress line: the terminal echoes `^C` there, and a line break would hide it from us."""
 
 
 class Ui:
@@ -109,6 +112,7 @@ class Ui:
             yield lambda _words, _done, _total: None
             return
         console = Console(file=self._stderr)
+        console.width = max(1, console.width - ECHO_CHARS)
         name = Text(title)
         name.truncate(console.width // 3, overflow="ellipsis")
         columns = _columns(console.width)

@@ -151,6 +151,7 @@ class Verification:
                         await self._one(route, hands)
                 await hands.finish()
             except asyncio.CancelledError:
+                await hands.stop()
                 self._total.add(self._now)
                 self._tell(hands, complete=False)
                 raise
