@@ -36,7 +36,7 @@ from bench.report import (
     with_report,
 )
 from bench.run import judge_requests
-from bench.stand_ins import FIRST_CPCODE, Case, Servers
+from bench.stand_ins import COMPARE_BYTES, FIRST_CPCODE, Case, Servers
 
 from hostile import Peer, hostile
 
@@ -167,6 +167,9 @@ def test_a_wrong_byte_is_told_with_both_digests(stored: Servers) -> None:
     (told,) = stored.wrong(case, whole=True)
     for text in (b"object 1", b"object 2"):
         assert f"(8 bytes, SHA-256 {hashlib.sha256(text).hexdigest()})" in told
+    for folder, size_bytes in ((stored.home / "source" / "b", COMPARE_BYTES), (sink, COMPARE_BYTES + 1)):
+        (folder / "1").write_bytes(bytes(size_bytes))
+    assert f"({COMPARE_BYTES + 1} bytes" in stored.wrong(case, whole=True)[0]
     (sink / "1").unlink()
     assert stored.wrong(case, whole=False) == []
     assert "(absent)" in stored.wrong(case, whole=True)[0]
@@ -195,7 +198,7 @@ async def test_a_line_is_late_and_narrow_and_alters_nothing() -> None:
         reader, writer = await asyncio.open_connection(*way.sockets[0].getsockname())
         began_s = time.monotonic()
         writer.write(b"ask")
-        assert await reader.read() == answer
+        assert await asyncio.wait_for(reader.read(), 10) == answer
         assert time.monotonic() - began_s >= delay_s + len(answer) / rate - 0.06
         writer.close()
         await writer.wait_closed()
