@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from hashlib import new
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl, unquote
 
 from s3nsync import errors
-from s3nsync.http import Header, Headers, Origin
+from s3nsync.http import Fields, Headers, Origin
 from sim.facts import GRACE_S, IDLE_S, SIGNATURE_S, UNIX_S, digest, show
 from sim.loop import HOST
 from sim.network import LATE, Net, resolve
@@ -130,6 +130,10 @@ def _matches(data: bytes, options: dict[str, str]) -> bool:
     return all(options[name] == new(name, data, usedforsecurity=False).hexdigest() for name in DIGESTS & options.keys())
 
 
+def _by_name(fields: Fields) -> dict[str, str]:
+    return dict([line.split(": ", 1) for line in fields.splitlines()] if isinstance(fields, str) else fields)
+
+
 @dataclass(eq=False)
 class SimAnswer:
     """An HTTP answer whose body is here."""
@@ -139,6 +143,7 @@ class SimAnswer:
     body: bytes = b""
     reason: str = ""
     early: bool = False
+    complete: bool = True
 
     async def read(self, _limit_bytes: int = 0) -> bytes:
         """Give the body."""
@@ -172,10 +177,10 @@ class SimHttp:
         method: str,
         target: str,
         *,
-        headers: Callable[[], Sequence[Header]],
+        headers: Callable[[], Fields],
         body: bytes | AsyncIterable[bytes] | None = None,
         length: int | None = None,  # noqa: ARG002 - the real one's face
-        trailers: Callable[[], Sequence[Header]] | None = None,
+        trailers: Callable[[], Fields] | None = None,
         progress_s: float | None = None,  # noqa: ARG002 - the real one's face
     ) -> SimAnswer:
         """Send one request; the guard is asked, the request signed and gone in one step."""
@@ -184,7 +189,7 @@ class SimHttp:
         await self.net.enter(fault)
         if fault is not None and fault.what == "unreachable":
             raise errors.ConnectFailed("no connection")
-        fields = dict(headers())
+        fields = _by_name(headers())
         path = unquote(target)
         options = dict(parse_qsl(fields["X-Akamai-ACS-Action"]))
         if self._is_too_old(fields):
@@ -232,7 +237,7 @@ class SimHttp:
         path: str,
         body: AsyncIterable[bytes],
         options: dict[str, str],
-        trailers: Callable[[], Sequence[Header]] | None,
+        trailers: Callable[[], Fields] | None,
         fault: Fault | None,
     ) -> SimAnswer:
         """Take a body as it comes: cut short it stores nothing if its size was declared, else what there is."""
@@ -261,7 +266,7 @@ class SimHttp:
             raise
         if answer is None:
             if trailers is not None:
-                options = dict(parse_qsl(dict(trailers())["X-Akamai-ACS-Action"]))
+                options = dict(parse_qsl(_by_name(trailers())["X-Akamai-ACS-Action"]))
             answer = self._depart(Flight(path, incoming.data, options, incoming.heard_s, look), fault)
         return await self._answered(answer, "ns.upload", fault, proven=bool(DIGESTS & options.keys()))
 

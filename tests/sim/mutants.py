@@ -53,7 +53,9 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         Edit(ACCESS, "        self.hand.check()\n        self.hand.debt.last", "        self.hand.debt.last"),
         Edit(UPLOADS, "            hand.check()\n            if left_bytes", "            if left_bytes"),
     ),
-    "rule 1: the client asks nobody before it signs": (Edit("netstorage/calls.py", "            call.guard()\n", ""),),
+    "rule 1: the client asks nobody before it signs": (
+        Edit("netstorage/calls.py", "        self._call.guard()\n", ""),
+    ),
     "rule 2: bulk takes no second look": (Edit("worker/hands.py", 'return self.queue == "live"', "return True"),),
     "rule 2: a refused ack counts as done": (
         Edit(SETTLER, 'return verdict.verb if all(done) else "lease lost"', "return verdict.verb"),
@@ -137,7 +139,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         Edit("worker/extender.py", "if lease.delivery.receipt in lost:", "if False:"),
     ),
     "a server's fault is taken for success": (
-        Edit("netstorage/calls.py", "return 200 <= answer.status < 300", "return answer.status not in {403, 404}"),
+        Edit("netstorage/calls.py", "if 200 <= answer.status < 300:", "if answer.status not in {403, 404}:"),
     ),
     "older sequencers are skipped": (
         Edit(
@@ -191,7 +193,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
         ),
     ),
     "a repeated write is not told": (
-        Edit("netstorage/calls.py", "return doubt.unanswered\n        raise", "return False\n        raise"),
+        Edit("netstorage/calls.py", "return unanswered\n        raise", "return False\n        raise"),
         Edit(DEBT, "self.ambiguous |= self.pending\n        self.sent", "self.sent"),
     ),
     "an unanswered write counts as refused": (
