@@ -68,7 +68,7 @@ def test_no_moment_of_coming_up_or_going_down_shows_a_traceback(command: list[st
 def test_ctrl_c_does_not_wait_for_an_answer_that_never_comes(tmp_path: Path) -> None:
     """One is enough, though a thread waits for AWS."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        silent.settimeout(30)
+        silent.settimeout(120)
         env = {
             "S3NSYNC_REGION": "us-east-1",
             "S3NSYNC_AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
