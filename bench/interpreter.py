@@ -1,10 +1,10 @@
 """Choose the Python that every client of the bench written in Python runs on: ours and its yardsticks alike.
 
 Pythons built by hand often lack profile-guided optimisation, which those of distributions and container images have:
-the same program then costs half as much again. What ships is an optimised one (the worker's image stands on
-python:3.13-slim), so such a one is taken where it is found: one that says so by its CONFIG_ARGS, or the system's, which
-Debian optimises though its `sysconfig` describes another build of the same sources. Of several, or where there is none,
-the quickest is taken by a loop of calls, attributes, dictionaries and strings: that is what our processes do all day.
+the same program then takes a third more CPU. What ships is an optimised one (the worker's image stands on
+python:3.13-slim), so such a one is taken where it is found: one that says so by its CONFIG_ARGS, or the system's.
+Debian optimises it, though its `sysconfig` describes another build of the same sources; the loop here bears that out.
+Of several, or where there is none, the quickest is taken, by that loop of calls, attributes, dictionaries and strings.
 
     python bench/interpreter.py FILE              write the path of such a Python to FILE, unless one stands there
     python bench/interpreter.py FILE --named P    write that of P to FILE
@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 OLDEST = (3, 11)
-NAMES = ("python3", "python3.11", "python3.12", "python3.13", "python3.14")
+NAMES = ("python3", "python3.11", "python3.12", "python3.13")
 FOLDERS = ("/usr/local/bin", "/usr/bin")
 RUNS = 60
 TURNS = 3
@@ -84,7 +84,7 @@ def this() -> Interpreter:
 def _build() -> str:
     if "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")):
         return "optimised"
-    return "the system's" if sys.base_prefix == "/usr" else PLAIN
+    return "optimised by its distribution" if sys.base_prefix == "/usr" else PLAIN
 
 
 def describe(executable: str) -> Interpreter | None:
@@ -100,14 +100,9 @@ def describe(executable: str) -> Interpreter | None:
 
 def found() -> list[Interpreter]:
     """Give every Python that is on the search path, in the system's folders or in pyenv's, each once."""
-    quick: dict[str, Interpreter] = {}
-    for path in list(dict.fromkeys(_paths())) * TURNS:
-        each = describe(path)
-        if each and each.loop_ms < quick.get(each.executable, each).loop_ms:
-            quick[each.executable] = each
-        elif each:
-            quick.setdefault(each.executable, each)
-    return list(quick.values())
+    told = [each for path in list(dict.fromkeys(_paths())) * TURNS if (each := describe(path))]
+    executables = dict.fromkeys(each.executable for each in told)
+    return [min((one for one in told if one.executable == path), key=lambda one: one.loop_ms) for path in executables]
 
 
 def _paths() -> Iterator[str]:
@@ -143,7 +138,7 @@ def main() -> None:
         chosen = describe(given.named)
         if chosen is None:
             raise SystemExit(f"{given.named} is no Python from {'.'.join(map(str, OLDEST))} on that works")
-    elif before and describe(before):
+    elif before and (kept := describe(before)) and kept.build != PLAIN:
         return
     else:
         chosen = quickest(found())
