@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterator
 
 import pytest
 
 import aws_emulator
+import s3nsync
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load every module of ours where several processes share the tests out among them as they get done.
+
+    Hypothesis draws some of its values from the literals in whatever modules are loaded: its examples must not depend
+    on which tests ran before in the same process.
+    """
+    if hasattr(config, "workerinput"):  # pytest-xdist's
+        for module in pkgutil.walk_packages(s3nsync.__path__, "s3nsync."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="session")
