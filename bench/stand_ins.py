@@ -168,9 +168,9 @@ class Servers:
         queue_url = f"{scheme}://{at['queue']}"
         return Site(tls, f"{scheme}://{at[source]}", at["sink"], queue_url, self.home / "ca.pem", str(self._cpcode))
 
-    def settle(self) -> None:
+    def settle(self, wait_s: float = SETTLE_S) -> None:
         """Wait until the last client's last connection has ended, and with it all that it began."""
-        deadline_s = time.monotonic() + SETTLE_S
+        deadline_s = time.monotonic() + wait_s
         while held := self._connections():
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"the last client is gone, but {held} of its connections are open still")

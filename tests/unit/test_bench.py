@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 import subprocess
 import sys
 import time
@@ -175,6 +176,22 @@ def test_a_wrong_byte_is_told_with_both_digests(stored: Servers) -> None:
     assert "(absent)" in stored.wrong(case, whole=True)[0]
     (sink / "2").write_bytes(b"")
     assert "2 was never to be copied" in stored.wrong(case, whole=False)[0]
+
+
+def test_a_run_is_judged_when_its_last_connection_has_ended(tmp_path: Path) -> None:
+    """As long as the server holds a connection, also one that its client has given up, nothing is compared."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, subprocess.Popen(["true"]) as process:
+        servers = Servers(tmp_path, {"sink": listener.getsockname()[1]}, process, sys.executable)
+        servers.settle(wait_s=0)
+        client = socket.create_connection(listener.getsockname())
+        held, _ = listener.accept()
+        with pytest.raises(TimeoutError, match="1 of its connections"):
+            servers.settle(wait_s=0)
+        client.close()
+        with pytest.raises(TimeoutError):
+            servers.settle(wait_s=0.1)
+        held.close()
+        servers.settle()
 
 
 @pytest.mark.parametrize("gets", [999, 1001])
