@@ -164,6 +164,7 @@ async def test_ctrl_c_at_a_question_is_a_no(aws: Aws, tmp_path: Path) -> None:
             await seen(terminal, lambda text: "[y/N]:" in text)
             terminal.press(PRESS_CTRL_C)
             assert await ended(terminal) == 130
+        assert re.search(r"\[y/N\]: (\^C)?\n", terminal.screen.text), "what follows has lines of its own"
         assert "stray" in at.stored()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from typer.testing import CliRunner
 
-from s3nsync.cli.over_routes import choose, ref_of
+from s3nsync.cli.commands import app
+from s3nsync.cli.over_routes import Shown, choose, outcome_words, progress_words, ref_of
 from s3nsync.cli.sync import _moment_s
 from s3nsync.errors import ConfigError
 from s3nsync.model import ObjectRef, Route
@@ -77,8 +79,35 @@ def test_a_moment_is_a_date_or_how_long_ago(text: str, expected: float) -> None:
     assert _moment_s(text, 1_000_000) == expected
 
 
-@pytest.mark.parametrize("text", ["yesterday", "d", "12", "31.1.2026"])
+@pytest.mark.parametrize("text", ["yesterday", "d", "12", "31.1.2026", "-5d", "nand", "infh", "1e9w", "0001-01-01x"])
 def test_what_is_no_moment_is_refused(text: str) -> None:
     """With examples."""
     with pytest.raises(ConfigError, match="no time"):
         _moment_s(text, 0)
+
+
+@pytest.mark.parametrize(
+    ("now", "seconds", "words"),
+    [
+        (Shown(0, 0, "0 sent"), 0.0, "0 objects, 0 B, 0 sent"),
+        (Shown(12_000, 3 << 30, "5 sent"), 10.0, "12,000 objects, 3.0 GiB, 1,200/s, 5 sent"),
+        (Shown(5, 10, "9 looked at", 65), 10.0, "5 of 65 objects, 10 B, 0.5/s, 2 min left, 9 looked at"),
+    ],
+)
+def test_progress_is_told_in_units_of_people(now: Shown, seconds: float, words: str) -> None:
+    """Objects, bytes, rate, and the time left as soon as anybody knows the end."""
+    assert progress_words(now, seconds) == words
+
+
+def test_outcomes_are_told_in_words() -> None:
+    """What did not happen is not told."""
+    counts = {"trashed": 2, "copied": 1200, "set_aside": 1, "buried": 0}
+    assert outcome_words(counts) == "1,200 copied, 1 set aside, 2 moved to the trash"
+
+
+@pytest.mark.parametrize("words", ["verify --max-delete-percent nan", "verify --tolerance inf", "sync --rate inf"])
+def test_what_is_no_number_is_wrong_usage(words: str) -> None:
+    """`nan` is within every bound: a cap of it would be none."""
+    result = CliRunner().invoke(app, words.split(), env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert "Invalid value" in result.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,13 @@ from typer.models import OptionInfo
 
 KEYS, REPAIR = "Which keys", "Repair"
 """Parts of a long help."""
+
+
+def _finite(value: float | None) -> float | None:
+    """Refuse what Python takes for a number and nobody means: `nan` would be within every bound."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("must be a number")
+    return value
 
 
 def _flag(*names: str, what: str, panel: str | None = None) -> OptionInfo:
@@ -63,7 +71,10 @@ Deep = Annotated[bool, _flag("--deep", what="Ask S3 about every object; read and
 Tolerance = Annotated[
     float,
     typer.Option(
-        min=0, metavar="SECONDS", help="Seconds a difference must be old to count; younger ones are looked at again."
+        min=0,
+        callback=_finite,
+        metavar="SECONDS",
+        help="Seconds a difference must be old to count; younger ones are looked at again.",
     ),
 ]
 Checksums = Annotated[
@@ -91,6 +102,7 @@ MaxDeletePercent = Annotated[
     float,
     typer.Option(
         "--max-delete-percent",
+        callback=_finite,
         min=0,
         max=100,
         metavar="N",
@@ -121,7 +133,7 @@ NewerThan = Annotated[
         rich_help_panel=KEYS,
     ),
 ]
-Rate = Annotated[float | None, typer.Option(min=0.01, metavar="N", help="Objects a second, at most.")]
+Rate = Annotated[float | None, typer.Option(min=0.01, callback=_finite, metavar="N", help="Objects a second, at most.")]
 StateFile = Annotated[
     Path | None,
     typer.Option("--state", metavar="FILE", help="Without --direct: go on from here after a kill; gone at the end."),

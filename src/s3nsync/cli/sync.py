@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -217,13 +218,14 @@ class Backfill:
 
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_AGO = re.compile(r"([0-9]{1,6}(?:\.[0-9]+)?)([mhdw])")
 
 
 def _moment_s(text: str, now_s: float) -> float:
     """Read a moment: a date or time (ISO 8601, UTC unless it says otherwise), or how long ago it was."""
+    if ago := _AGO.fullmatch(text):
+        return now_s - float(ago[1]) * _UNITS_S[ago[2]]
     with contextlib.suppress(ValueError):
-        if text[-1:] in _UNITS_S:
-            return now_s - float(text[:-1]) * _UNITS_S[text[-1]]
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    raise ConfigError(f"{text!r} is no time", hint="write 2026-01-31, 2026-01-31T12:00:00Z, or 36h, 7d")
+    raise ConfigError(f"{text!r} is no time", hint="write 2026-01-31, 2026-01-31T12:00:00Z, or 36h, 7d (ago)")

@@ -64,6 +64,7 @@ class Ui:
         self._stdout = stdout if stdout is not None else sys.stdout
         self._stderr = stderr if stderr is not None else sys.stderr
         self._bar: Progress | None = None
+        self._is_asking = False
 
     def say(self, kind: str, text: str, /, **data: object) -> None:
         """Give a result: `text` to people, or `kind` and `data` as JSON. Object names may stand in both as they are."""
@@ -132,8 +133,10 @@ class Ui:
         try:
             self._stderr.write(f"{printable(question)} [y/N]: ")
             self._stderr.flush()
+            self._is_asking = True
             return sys.stdin.readline().strip().lower() in {"y", "yes"}
         finally:
+            self._is_asking = False
             if bar is not None:
                 bar.start()
 
@@ -152,6 +155,9 @@ class Ui:
             return self.fail(error)
 
     def _line(self, stream: TextIO, text: str) -> None:
+        if self._is_asking:  # Ctrl-C was the answer: what is said now begins a line of its own
+            self._is_asking = False
+            self._stderr.write("\n")
         if self._bar is not None and stream.isatty():
             self._bar.console.print(Text(text), soft_wrap=True)  # above it; beside it, both would be garbled
         else:

@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -416,7 +417,7 @@ async def run_dev(
     stop = asyncio.Event()
     with stopping(stop.set):
         async with stage() as scene, replicating(scene, report) as app:
-            say(how_to(scene, sys.argv[0]))
+            say(how_to(scene, _called()))
             await _first(stop.wait(), app.worker.stopped())
 
 
@@ -428,12 +429,17 @@ async def _first(*waits: Coroutine[object, object, object]) -> None:
         task.cancel()
 
 
+def _called() -> str:
+    """Say how this program was called."""
+    module = sys.argv[0].endswith("__main__.py")
+    return shlex.join([sys.executable, "-m", "s3nsync"] if module else [sys.argv[0]])
+
+
 def how_to(scene: Stage, program: str) -> str:
     """Give a stage's addresses, and lines to paste that work as they stand; `program` is how `s3nsync` is called."""
     keys = "AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo"
     aws = f"{keys} aws --region {REGION} --endpoint-url {scene.aws.endpoint_url}"
     operator = f"{keys} S3NSYNC_CONFIG='{scene.write_settings()}' {program}"
-    exports = " ".join(f"{name}='{value}'" for name, value in scene.netstorage_env.items())
     return f"""
 S3, SQS, Lambda   {scene.aws.endpoint_url}
 NetStorage        {scene.emulator.url}/{CPCODE}/{DIRECTORY}
@@ -442,7 +448,7 @@ its faults        {scene.emulator.control_url}   (docs/emulator.md)
 Put something in, overwrite it, delete it:
   {aws} s3 cp README.md s3://{BUCKET}/
 See it on NetStorage:
-  {exports} {program} ns ls /{CPCODE}/{DIRECTORY}
+  {operator} ns ls /{CPCODE}/{DIRECTORY}
 (there is no such directory, 404, until something is in it)
 
 Look at it the way an operator would:
