@@ -12,7 +12,6 @@ import http.client
 import itertools
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
+from s3nsync.local.dev import free_port
 from s3nsync.sigv4 import Credentials
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class Aws:
 @contextlib.contextmanager
 def running(scratch: Path) -> Iterator[Aws]:
     """Start the emulator on a free port of the loopback and end it with the block."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {
         **os.environ,

@@ -14,7 +14,6 @@ import contextlib
 import http.client
 import itertools
 import json
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -24,6 +23,7 @@ from typing import Any, Literal
 
 from aws_emulator import REGION
 from s3nsync.http import Http
+from s3nsync.local.dev import free_port
 from s3nsync.queues.sqs import SqsQueue
 from s3nsync.sigv4 import Credentials
 from sqs_stub import SqsStub
@@ -148,8 +148,7 @@ async def stand_in(name: Name, place: Place | None) -> AsyncIterator[StandIn]:
 @contextlib.contextmanager
 def moto(folder: Path) -> Iterator[Place]:
     """Run moto's server on a free port until the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with (folder / "moto.log").open("wb") as log:
         process = subprocess.Popen([MOTO, "-H", "127.0.0.1", "-p", str(port)], cwd=folder, stdout=log, stderr=log)
         try:

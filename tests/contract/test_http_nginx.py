@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from s3nsync.http import Header, Http, Origin, tls_context
+from s3nsync.local.dev import free_port
 
 CONFIGURATION = """
 daemon off;
@@ -53,13 +54,6 @@ class Nginx:
     ca_file: str
 
 
-def _free_ports() -> list[int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1], two.getsockname()[1]]
-
-
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     for _ in range(1500):
         try:
@@ -80,7 +74,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(prefix / "ca.pem")
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(prefix / "server.pem")
-    plain, tls = _free_ports()
+    plain, tls = free_port(), free_port()
     (prefix / "nginx.conf").write_text(CONFIGURATION.format(prefix=prefix, plain=plain, tls=tls))
     command = ["nginx", "-p", str(prefix), "-c", str(prefix / "nginx.conf"), "-e", str(prefix / "error.log")]
     with subprocess.Popen(command) as process:

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import itertools
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -528,16 +529,17 @@ async def test_a_connection_that_cannot_be_made_is_tried_again_even_for_a_stream
         begun.append("yes")
         yield b"abc"
 
-    async with Peer().serving() as peer:
-        free_port = peer.port
-    made = Rig(peer)
-    async with made.client(port=free_port) as netstorage:
-        for call in (netstorage.delete("/1/a"), netstorage.upload("/1/a", body(), size=3), netstorage.stat("/1/a")):
-            made.sleeps.clear()
-            with pytest.raises(ConnectFailed) as caught:
-                await call
-            assert not caught.value.ambiguous
-            assert len(made.sleeps) == 2
+    made = Rig(Peer())
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        async with made.client(port=port) as netstorage:
+            for call in (netstorage.delete("/1/a"), netstorage.upload("/1/a", body(), size=3), netstorage.stat("/1/a")):
+                made.sleeps.clear()
+                with pytest.raises(ConnectFailed) as caught:
+                    await call
+                assert not caught.value.ambiguous
+                assert len(made.sleeps) == 2
     assert begun == []
 
 

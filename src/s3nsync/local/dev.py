@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,9 @@ ACCOUNT_ID = "000000000000"
 
 START_WITHIN_S = 120.0
 """ministack answers within a second or two on an idle machine, and a slow and busy one may take twenty times that."""
+
+_NEVER_GIVEN = range(20_000, 32_000)
+"""Ports below those that systems hand out to who asks for any (Linux: from 32,768 on, ip(7))."""
 
 GRACE_S = 5
 """Enough against an emulator on the same machine; the product's default is argued in docs/configuration.md."""
@@ -186,11 +190,12 @@ async def ministack(program: str, home: Path) -> AsyncIterator[Aws]:
 
 
 def free_port() -> int:
-    """Give a loopback port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Give a loopback port that nobody listens on, nor is given before whoever it is for has started."""
+    while True:
+        port = secrets.choice(_NEVER_GIVEN)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 async def _until_ready(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
