@@ -48,10 +48,10 @@ async def test_a_newcomer_does_not_take_the_slot_of_one_who_waits() -> None:
     await asyncio.sleep(0)
     slots.give(1)
     check = asyncio.create_task(slots.take("check", 1))
-    assert await asyncio.wait_for(bulk, 1) == 1
+    assert await asyncio.wait_for(bulk, 30) == 1
     assert not check.done()
     slots.give(1)
-    assert await asyncio.wait_for(check, 1) == 1
+    assert await asyncio.wait_for(check, 30) == 1
 
 
 async def test_a_turn_that_is_cancelled_goes_to_the_next() -> None:
@@ -62,7 +62,7 @@ async def test_a_turn_that_is_cancelled_goes_to_the_next() -> None:
     await asyncio.sleep(0)
     slots.give(1)
     first.cancel()
-    assert await asyncio.wait_for(second, 1) == 1
+    assert await asyncio.wait_for(second, 30) == 1
 
 
 async def test_a_turn_that_comes_in_vain_leaves_its_slot_to_the_next() -> None:
@@ -74,7 +74,7 @@ async def test_a_turn_that_comes_in_vain_leaves_its_slot_to_the_next() -> None:
     live = asyncio.create_task(slots.take("live", 1))  # begins before the bulk feeder hears that it was called
     slots.give(2)
     assert await slots.take("live", 1) == 1
-    assert await asyncio.wait_for(live, 1) == 1
+    assert await asyncio.wait_for(live, 30) == 1
     assert not bulk.done()
     bulk.cancel()
 
@@ -87,7 +87,7 @@ async def test_what_comes_free_before_one_gets_to_run_is_taken_together() -> Non
     await asyncio.sleep(0)
     for _ in range(5):
         slots.give(1)
-    assert await asyncio.wait_for(waiting, 1) == 5
+    assert await asyncio.wait_for(waiting, 30) == 5
 
 
 async def test_closed_slots_keep_nobody_waiting() -> None:
@@ -97,7 +97,7 @@ async def test_closed_slots_keep_nobody_waiting() -> None:
     waiting = asyncio.create_task(slots.take("live", 1))
     await asyncio.sleep(0)
     slots.close()
-    assert await asyncio.wait_for(waiting, 1) == 0
+    assert await asyncio.wait_for(waiting, 30) == 0
     slots.give(1)
     assert (await slots.take("live", 1), slots.free) == (0, 1)
 
