@@ -44,7 +44,7 @@ class Stage:
             env={"PATH": f"{self.folder}:{os.defpath}", **questions},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
 
@@ -164,7 +164,7 @@ def test_a_missing_command_line_is_said(stage: Stage) -> None:
         env={"PATH": str(stage.folder), "PREFLIGHT_BUCKET": "b", "PREFLIGHT_OURS": "s", "PREFLIGHT_REGION": "r"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 1
