@@ -265,7 +265,7 @@ class Scope:
         placement = place(ObjectRef(self.route.bucket, key), self._routes)
         if isinstance(placement, OutOfScope):
             return placement
-        if placement.route != self.route:
+        if placement.route is not self.route and placement.route != self.route:
             return OutOfScope(f"belongs to {placement.route}")
         return placement if isinstance(placement, Refused | FolderMarker) else None
 

@@ -146,9 +146,10 @@ def _path_fault(name: str, path: str) -> tuple[str, str] | None:
     """Say what is wrong with the part of the path that comes from the key, and what to do: reason and hint."""
     if not name:
         return "nothing is left of the key after strip_prefix", "end strip_prefix with a slash, or exclude the key"
-    for segment in name.split("/"):
-        if fault := _segment_fault(segment):
-            return f"the key {fault}", _RENAME
+    if not _PLAIN_NAME.fullmatch(name):  # each object's way goes through here: most names are known good by one look
+        for segment in name.split("/"):
+            if fault := _segment_fault(segment):
+                return f"the key {fault}", _RENAME
     if len(path.encode()) > MAX_PATH_BYTES:
         return f"the path is longer than {MAX_PATH_BYTES} bytes", _RENAME
     return None
@@ -158,6 +159,8 @@ _UNCARRIABLE: Final = re.compile("[\x00-\x1f\x7f\ufffe\uffff]")
 """C0, DEL and the two code points that XML 1.0 bars. C1 (U+0080 to U+009F) is let through: keys that were encoded
 twice are full of them, and nothing on the way minds."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_PLAIN_NAME: Final = re.compile(rf"(?:(?!\.\.?(?:/|\Z))[ -.0-~]{{1,{MAX_SEGMENT_BYTES}}}(?:/(?!\Z)|\Z))+")
+"""Names of printable ASCII in which no part has a fault."""
 
 
 def _segment_fault(segment: str) -> str | None:

@@ -83,6 +83,22 @@ def test_keys_that_no_path_can_hold_are_refused_with_reason_and_hint(key: str, r
     assert "exclude" in refused.hint
 
 
+PIECES = [".", "..", "a", "/", "/", "...", " ", "~", "\n", "\x7f", "é", "\ud800", "x" * 254]
+
+
+@steady
+@given(st.lists(st.sampled_from(PIECES), max_size=6))
+def test_a_key_is_refused_just_for_its_parts(pieces: list[str]) -> None:
+    """Whatever stands beside a part, it is refused by its own rules alone, and no other key is."""
+    key = "".join([*pieces, "k"])
+
+    def is_bad(part: str) -> bool:
+        uncarriable = any(each in part for each in ("\n", "\x7f", "\ud800"))
+        return part in {"", ".", ".."} or uncarriable or len(part.encode("utf-8", "surrogatepass")) > 255
+
+    assert isinstance(place(key), Refused) == any(map(is_bad, key.split("/")))
+
+
 def test_the_limits_themselves_are_allowed() -> None:
     """255 bytes of name and 2,048 bytes of path pass; one more does not."""
     assert isinstance(place("é" * 127 + "e"), Placed)
