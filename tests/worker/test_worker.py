@@ -175,6 +175,71 @@ async def test_a_part_of_the_slots_is_kept_for_live_events() -> None:
         await stage.until(lambda: stage.bulk.empty)
 
 
+async def test_a_look_at_an_idle_queue_holds_no_slot() -> None:
+    """Live events have every slot while nothing else has work; what a look then finds waits, and its lease runs on."""
+    stage, looking, gate = Stage(max_in_flight=4), asyncio.Event(), asyncio.Event()
+
+    def polling_long(queue: FakeQueue) -> Callable[[int, float], Awaitable[list[Delivery]]]:
+        receive = queue.receive
+
+        async def receive_late(max_n: int, wait_s: float) -> list[Delivery]:
+            await looking.wait()
+            return await receive(max_n, wait_s)
+
+        return receive_late
+
+    async def wait(change: Change, hand: Hand) -> Outcome:
+        await gate.wait()
+        return await _done(change, hand)
+
+    stage.engine.script = wait
+    for queue in (stage.bulk, stage.checks):
+        queue.receive = polling_long(queue)  # type: ignore[method-assign,assignment]
+    async with stage.running():
+        await asyncio.sleep(0.01)
+        for number in range(6):
+            stage.live.put(Change(ObjectRef("media", f"live{number}"), "put"))
+        await stage.until(lambda: stage.worker.in_flight == 4)
+        stage.bulk.put(PUT)
+        looking.set()
+        await asyncio.sleep(0.02)
+        stage.clock += 30.0
+        await stage.until(lambda: "extend 1" in stage.bulk.history)
+        assert (stage.worker.in_flight, [each for each in stage.engine.seen if each == PUT]) == (4, [])
+        gate.set()
+        await stage.until(lambda: stage.bulk.empty)
+    assert stage.bulk.history[-1] == "ack"
+
+
+async def test_what_a_look_has_found_goes_back_when_the_worker_stops() -> None:
+    """Nothing is begun any more, and nothing stays hidden until its lease ends."""
+    stage, gate = Stage(max_in_flight=4), asyncio.Event()
+
+    async def wait(change: Change, hand: Hand) -> Outcome:
+        await gate.wait()
+        return await _done(change, hand)
+
+    receive = stage.bulk.receive
+
+    async def find(max_n: int, wait_s: float) -> list[Delivery]:
+        await stage.until(lambda: stage.worker.in_flight == 4)
+        return await receive(max_n, wait_s)
+
+    stage.engine.script = wait
+    stage.bulk.receive = find  # type: ignore[method-assign]
+    stage.bulk.put(PUT)
+    async with stage.running():
+        await asyncio.sleep(0.01)
+        for number in range(4):
+            stage.live.put(Change(ObjectRef("media", f"live{number}"), "put"))
+        await stage.until(lambda: bool(stage.worker._found))
+        stage.worker.stop()
+        await stage.until(lambda: bool(stage.bulk.history))
+        gate.set()
+    assert stage.bulk.history == ["retry 0"]
+    assert not stage.worker._found
+
+
 async def test_rule_4_a_later_attempt_enqueues_a_check_before_its_ack() -> None:
     """The order on the wire is check first."""
     stage = Stage()
@@ -283,6 +348,28 @@ async def test_an_undecodable_message_is_buried_and_the_rest_goes_on() -> None:
         await stage.until(lambda: stage.live.empty)
     assert [burial.body for burial in stage.live.buried] == ["not json {"]
     assert stage.worker.settled["copied"] == 1
+
+
+async def test_a_message_that_cannot_be_buried_yet_keeps_no_other_waiting() -> None:
+    """What came in the same receive is worked on all the same; the bad one comes back."""
+    stage = Stage()
+    bury = stage.live.bury
+
+    async def refused(_delivery: Delivery, _burial: object) -> bool:
+        raise errors.QueueError("the dead-letter queue is busy")
+
+    stage.live.bury = refused  # type: ignore[method-assign,assignment]
+    stage.worker._is_full["live"] = True
+    for key in "ab":
+        stage.live.put(Change(ObjectRef("media", key), "put"))
+    stage.live.put_body("not json {", "g1")
+    stage.live.put(Change(ObjectRef("media", "c"), "put"))
+    async with stage.running():
+        await stage.until(lambda: stage.worker.settled["copied"] == 3)
+        stage.live.bury = bury  # type: ignore[method-assign]
+        stage.clock += 61.0
+        await stage.until(lambda: stage.live.empty)
+    assert stage.live.history == ["ack"] * 3 + ["bury"]
 
 
 async def test_a_foreign_body_is_resent_key_by_key_before_its_ack() -> None:

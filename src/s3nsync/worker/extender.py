@@ -7,7 +7,7 @@ or after the answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import structlog
 
@@ -23,13 +23,13 @@ LEASE_LIFE_S = 12 * 3600.0 - 60.0
 
 
 class Extender:
-    """Keeps the leases of the hands that are at work; `hands` is the worker's own set, as it changes."""
+    """Keeps the leases of the hands that are at work, or wait to be; `hands` gives them as they are now."""
 
     def __init__(
         self,
         *,
         queues: Mapping[QueueName, Queue],
-        hands: Collection[Hand],
+        hands: Callable[[], Iterable[Hand]],
         lease_s: float,
         stall_s: float,
         clock_s: Callable[[], float],
@@ -49,7 +49,7 @@ class Extender:
             await self._sleep(min(1.0, self._lease_s / 20))
             now_s = self._clock_s()
             due: dict[QueueName, list[Lease]] = {}
-            for hand in self._hands:
+            for hand in self._hands():
                 if hand.is_stalled(self._stall_s):
                     log.error("work does not move and is cut", ref=str(hand.change.ref))
                     hand.progress()

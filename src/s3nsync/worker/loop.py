@@ -1,6 +1,7 @@
 """Take messages, replicate their keys, settle them: who holds what, for how long, and what becomes of it.
 
-    feeder (per queue)   take slots, then receive; sort the messages into Hands, one for each key
+    feeder (per queue)   take slots, then receive; sort the messages into Hands, one for each key. A look at an idle
+                         bulk or check queue holds no slot: what it finds waits for one
     hand (a task each)   replicate -> Outcome -> Settler: what `settlement` decides, done; nothing cuts it short
     Extender             lets leases run on while their work moves; a refusal marks the lease lost
 
@@ -24,7 +25,7 @@ import structlog
 
 from s3nsync.engine import Hand as EngineHand
 from s3nsync.errors import LeaseLost, QueueError, QueueMissing, TransportError, UndecodableEvent
-from s3nsync.events import decode, group_id, survey
+from s3nsync.events import group_id, summary, survey
 from s3nsync.model import Change, Delivery, Outcome, QueueName, Report, Retry
 from s3nsync.queues import Queue
 from s3nsync.worker.extender import Extender
@@ -106,6 +107,7 @@ class Worker:
         self._sleep = sleep
         self._slots = Slots(limits.max_in_flight, kept_for_live=max(1, limits.max_in_flight // 4))
         self._hands: set[Hand] = set()
+        self._found: set[Hand] = set()
         self._stopping = asyncio.Event()
         self._fatal: QueueMissing | None = None
         self._is_full: dict[QueueName, bool] = dict.fromkeys(self._queues, False)
@@ -121,7 +123,7 @@ class Worker:
         )
         self._extender = Extender(
             queues=self._queues,
-            hands=self._hands,
+            hands=lambda: (*self._hands, *self._found),
             lease_s=limits.lease_s,
             stall_s=limits.stall_s,
             clock_s=clock_s,
@@ -218,7 +220,6 @@ class Worker:
             if self._expects_nothing(queue.name, helps=helps):
                 await self._nap(0.2)
                 continue
-            # An idle poll holds one slot only: the others are for whoever has work.
             want = RECEIVE_MAX if self._is_full[queue.name] else 1
             taken = await self._slots.take(queue.name, min(want, max(1, self._gate.appetite())))
             if not taken:
@@ -227,7 +228,11 @@ class Worker:
                 self._slots.give(taken)
                 continue
             try:
-                await self._receive(queue, taken)
+                if want == 1 and queue.name != "live":
+                    self._slots.give(taken)
+                    await self._look(queue)
+                else:
+                    await self._receive(queue, taken)
             except QueueMissing:
                 raise
             except (QueueError, TransportError) as error:
@@ -245,17 +250,41 @@ class Worker:
         """Receive into slots already taken; each key's messages use one, the rest go back."""
         hands: list[Hand] = []
         try:
-            asked_s = self._clock_s()
-            deliveries = await queue.receive(taken, self._limits.poll_wait_s)
-            if queue.name == "live":
-                self._expect_answer_from(self._clock_s())
-            self._is_full[queue.name] = len(deliveries) == taken
-            if self._stopping.is_set():
-                await self._give_back(queue, deliveries)
-            else:
-                hands = await self._sort(queue, deliveries, asked_s)
+            hands = await self._fetch(queue, taken)
         finally:
             self._slots.give(taken - len(hands))
+        await self._start(hands)
+
+    async def _look(self, queue: Queue) -> None:
+        """Wait for a message without a slot, then for a slot with the message, while its lease runs on.
+
+        For an idle queue beside the live one: a long poll must not keep a slot from whoever has work.
+        """
+        for hand in await self._fetch(queue, 1):
+            self._found.add(hand)
+            try:
+                with hand.patience():
+                    taken = await self._slots.take(queue.name, 1)
+            finally:
+                self._found.discard(hand)
+            if taken:
+                await self._start([hand])
+            else:
+                await self._give_back(queue, hand.deliveries)
+
+    async def _fetch(self, queue: Queue, most: int) -> list[Hand]:
+        """Receive, and sort what came into hands; gives it back if the worker is to stop."""
+        asked_s = self._clock_s()
+        deliveries = await queue.receive(most, self._limits.poll_wait_s)
+        if queue.name == "live":
+            self._expect_answer_from(self._clock_s())
+        self._is_full[queue.name] = len(deliveries) == most
+        if self._stopping.is_set():
+            await self._give_back(queue, deliveries)
+            return []
+        return await self._sort(queue, deliveries, asked_s)
+
+    async def _start(self, hands: Iterable[Hand]) -> None:
         loop = asyncio.get_running_loop()
         for hand in hands:
             self._hands.add(hand)
@@ -289,18 +318,16 @@ class Worker:
 
         Sending comes before the ack, so nothing is lost in between; a message sent twice is harmless.
         """
+        found = survey(delivery.body)
         try:
-            decoded = decode(delivery.body)
-            if decoded.changes:
-                await queue.send(decoded.changes, fresh=True)
-                self.settled["rehomed"] += len(decoded.changes)
-            if decoded.undecodable:
-                why = "; ".join(decoded.undecodable)
+            if found.changes:
+                await queue.send(found.changes, fresh=True)
+                self.settled["rehomed"] += len(found.changes)
+            if found.undecodable:
+                why = "; ".join(found.undecodable) if found.changes or found.ignored else summary(found.undecodable)
                 await self._settler.bury_unread(queue, delivery, why, UndecodableEvent.default_hint)
             else:
                 await queue.ack(delivery)
-        except UndecodableEvent as error:
-            await self._settler.bury_unread(queue, delivery, error.message, error.hint)
         except (QueueError, TransportError) as error:
             log.warning("could not re-send a message; it comes back", queue=queue.name, reason=error.message)
 
