@@ -130,7 +130,7 @@ class Sharing:
 
 @dataclass(slots=True)
 class Results:
-    """Everything that one run of the bench found; `rounds` were planned, and `left_out` runs had no time."""
+    """Everything that the bench found in `steps` runs; `rounds` were planned, and for `left_out` runs was no time."""
 
     at: str
     machine: str
@@ -138,6 +138,7 @@ class Results:
     others: list[str]
     rounds: int
     minutes: float = 0.0
+    steps: int = 0
     left_out: int = 0
     cells: list[Cell] = field(default_factory=list)
     lags: list[Lag] = field(default_factory=list)

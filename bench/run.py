@@ -10,7 +10,8 @@ What the budget is about comes first in each round: 4 KiB and 4 GiB over TLS, me
 Where a run tells little and takes long, it is made in the first round only: the slow clients but with 4 KiB, what TLS
 costs but with 4 KiB and 4 GiB, and one plain stream from a slow source, whose speed is the source's.
 
-The command fails if our requests for an object are not exactly one GET and one PUT, or if any byte differs.
+The command fails if our requests for an object are not exactly one GET and one PUT, or if any byte differs. What it had
+by then is kept: `make bench ARGS=--resume` goes on from there.
 """
 
 from __future__ import annotations
@@ -55,13 +56,14 @@ from bench.report import (
     report,
     with_report,
 )
-from bench.stand_ins import Case, Servers, line, servers
+from bench.stand_ins import ROOT, Case, Servers, line, servers
 
 K1, K4 = Case("1 KiB", "k1", 1 << 10, 6_000), Case(SMALL, "k4", 4 << 10, 6_000)
 K100, M1 = Case("100 KiB", "k100", 100 << 10, 2_000), Case("1 MiB", "m1", 1 << 20, 500)
 G1, G4 = Case("1 GiB", "one", 1 << 30, 1), Case("4 GiB", "four", 4 << 30, 1)
 PARTS = Case("4 GiB, in parts", "parts", 4 << 30, 1, parts_of="four")
 
+UNFINISHED = ROOT / ".cache" / "bench-unfinished.json"
 IN_FLIGHT_MOST = 256
 SLOW_BYTES_PER_S = 25e6
 STREAMS = 4
@@ -302,17 +304,20 @@ def _loop() -> str:
 
 
 def measure(at: Servers, results: Results, rounds: Sequence[Sequence[Step]], minutes: float) -> None:
-    """Make every step, tell how it went, and stop when the time is up."""
-    bench, began_s = Bench(at, results), time.monotonic()
+    """Make every step that is not made yet, tell how it went, and stop when the time is up."""
+    bench, began_s = Bench(at, results), time.monotonic() - results.minutes * 60
     steps = [step for each in rounds for step in each]
-    for number, step in enumerate(steps, 1):
-        if time.monotonic() - began_s > minutes * 60:
-            results.left_out = len(steps) - number + 1
+    for step in steps[results.steps :]:
+        if results.minutes > minutes:
+            results.left_out = len(steps) - results.steps
             break
         found = step.act(bench)
-        spent_s = int(time.monotonic() - began_s)
-        print(f"  {spent_s // 60}:{spent_s % 60:02} {number}/{len(steps)} {step.name}: {found}", file=sys.stderr)
-    results.minutes = round((time.monotonic() - began_s) / 60, 1)
+        spent_s = time.monotonic() - began_s
+        results.steps += 1
+        results.minutes = round(spent_s / 60, 2)
+        UNFINISHED.write_text(dump(results))
+        clock = f"{int(spent_s) // 60}:{int(spent_s) % 60:02}"
+        print(f"  {clock} {results.steps}/{len(steps)} {step.name}: {found}", file=sys.stderr)
 
 
 def main() -> None:
@@ -321,18 +326,23 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="few objects, once: shows only that everything runs")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--minutes", type=float, default=20.0, help="after this nothing more is measured")
+    options.add_argument("--resume", action="store_true", help="go on where a run was cut off, with the same options")
     given = options.parse_args()
+    if given.resume and not UNFINISHED.exists():
+        raise SystemExit("there is no run that was cut off: leave out --resume")
     if absent := clients.missing():
         raise SystemExit(f"not installed: {', '.join(absent)}; `make bench` installs what it can")
     rounds = [list(whole_round(number)) for number in range(given.rounds)]
     if given.quick:
         rounds = [list(quick_round())]
-    results = _nothing_yet(len(rounds), quick=given.quick)
+    UNFINISHED.parent.mkdir(exist_ok=True)
+    results = load(UNFINISHED.read_bytes()) if given.resume else _nothing_yet(len(rounds), quick=given.quick)
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
         servers(Path(folder), cases(given.quick), str(clients.PYTHON)) as at,
     ):
         measure(at, results, rounds, given.minutes)
+    UNFINISHED.unlink()
     text = dump(results)
     print("\n".join(report(load(text))))
     if not given.quick:
