@@ -305,9 +305,8 @@ class S3:
     def _send(self, ask: _Ask, credentials: Credentials) -> Awaitable[Answer]:
         address = self._addresses.get(ask.bucket) or self._address(ask.bucket)
         target = address.target_of(ask.path)
-        return self._http.send(
-            address.origin, ask.method, target, headers=lambda: self._lines(ask, address.origin, target, credentials)
-        )
+        headers = functools.partial(self._lines, ask, address.origin, target, credentials)
+        return self._http.send(address.origin, ask.method, target, headers=headers)
 
     def _lines(self, ask: _Ask, origin: Origin, target: str, credentials: Credentials) -> Lines:
         """Sign: lay out all header fields of a request."""

@@ -586,7 +586,7 @@ async def test_an_unread_answer_holds_little_memory() -> None:
             size += len(chunk)
             if size % 5 == 0:
                 await asyncio.sleep(0.001)
-            assert answer._exchange._unread_bytes <= 512 << 10
+            assert answer._unread_bytes <= 512 << 10
         assert size == 20_000_000
         assert _states(http) == (1, 0)
 
@@ -997,7 +997,7 @@ async def test_a_closing_connection_is_not_taken() -> None:
     """A connection that is closing is passed over, even before the event loop has told us."""
     async with client() as http, hostile(answering(OK)) as server:
         await get(http, server.origin)
-        http._pools[server.origin].idle[0]._transport.abort()
+        http._pools[server.origin].idle[0].transport.abort()
         assert await get(http, server.origin, method="POST") == b"ok"
         assert server.accepted == 2
 
@@ -1139,7 +1139,7 @@ async def test_small_writes_are_not_held_back() -> None:
     async with client() as http, hostile(answering(OK)) as server:
         await get(http, server.origin)
         connection = http._pools[server.origin].idle[0]
-        sock = connection._transport.get_extra_info("socket")
+        sock = connection.transport.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 from typing import Protocol, cast
 
-from s3nsync.errors import Stalled, TransportError
+from s3nsync.errors import TransportError
 from s3nsync.http.exchange import Exchange
 from s3nsync.http.heads import Chunk
 from s3nsync.http.origin import Origin, Timeouts
@@ -35,7 +35,7 @@ class Connection(asyncio.BufferedProtocol):
     caller: for the next chunk of a body, or until what has arrived is read.
     """
 
-    _transport: asyncio.Transport
+    transport: asyncio.Transport
     closed: asyncio.Future[None]
 
     def __init__(self, pool: Home, loop: asyncio.AbstractEventLoop) -> None:
@@ -60,7 +60,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, idle."""
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
         self.closed = self.loop.create_future()
         self._moved_s = self.loop.time()
         self._pool.sockets.add(self)
@@ -105,7 +105,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def usable(self) -> bool:
         """Say whether it is open, as far as we know."""
-        return not self._transport.is_closing()
+        return not self.transport.is_closing()
 
     def begin(self, method: str, *, keep_alive: bool, progress_s: float) -> Exchange:
         """Enter the service of a new exchange."""
@@ -124,20 +124,20 @@ class Connection(asyncio.BufferedProtocol):
         not read would have the whole body pile up in memory.
         """
         self._written_bytes += len(piece)
-        self._transport.write(piece)
+        self.transport.write(piece)
 
     def pause_reading(self) -> None:
         """Let the peer wait: the caller has enough to read."""
         if not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Take more from the peer."""
         if self._paused:
             self._paused = False
             self._moved_s = self.loop.time()
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def await_caller(self) -> None:
         """Stop the watchdog's clock: the next move is the caller's."""
@@ -167,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.leave(error)
-        self._transport.abort()
+        self.transport.abort()
         self._pool.drop(self)
 
     # --- the watchdog
@@ -183,7 +183,7 @@ class Connection(asyncio.BufferedProtocol):
         """End what has stood still for too long; if bytes have moved since, look again later."""
         now_s = self.loop.time()
         # What TLS and the kernel hold counts as moved: pieces are small enough for that to be a small error.
-        flushed_bytes = self._written_bytes - self._transport.get_write_buffer_size()
+        flushed_bytes = self._written_bytes - self.transport.get_write_buffer_size()
         if self._waits_for_caller or self._paused or flushed_bytes != self._flushed_bytes:
             self._flushed_bytes = flushed_bytes
             self._moved_s = now_s
@@ -192,4 +192,4 @@ class Connection(asyncio.BufferedProtocol):
         elif self.exchange is None:
             self.abort()
         else:
-            self.abort(self.exchange.failure(Stalled, f"no byte moved for {self._limit_s:g} s"))
+            self.abort(self.exchange.stalled(self._limit_s))

@@ -1,5 +1,11 @@
 """One request and its answer on a connection: writes the body, takes the answer in, holds what is not yet read.
 
+    Answer      what the caller sees: status, fields, and the body, to be read
+    Exchange    how it comes about: the request goes out, the answer's bytes come in
+
+An exchange is an answer, not beside one: small objects are counted in single calls. One task at a time waits for a
+`_change`: first the sender, then whoever reads the answer.
+
 An answer that comes as most do is read at one stroke (see `plain`), any other by llhttp from its first byte. Neither
 sees more of a body whose length is known than what came along with the head.
 """
@@ -8,13 +14,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 import httptools
 
-from s3nsync.errors import BadAnswer, ConnectionLost, TransportError
+from s3nsync.errors import BadAnswer, ConnectionLost, Stalled, TransportError
 from s3nsync.http.heads import Chunk, Fields, Headers, encode_trailers, size_of
 from s3nsync.http.origin import Origin
 from s3nsync.http.plain import read_plain
@@ -33,56 +39,75 @@ _MAX_FIELDS: Final = 128
 
 
 class Answer:
-    """One answer: status line and headers are here, the body is read by `read` or `chunks`, once, by one task.
+    """One answer: status line and headers are here, the body is read by `read`, `take` or `chunks`, once, by one task.
 
     Read it to its end or close it (`async with`): until then it keeps its connection. `early` says that it came
-    before the request's body was wholly sent.
+    before the request's body was wholly sent; `complete` that the body is wholly here, read or not, so that there is
+    nothing to wait for and nothing to close.
     """
 
-    __slots__ = ("_exchange", "early", "headers", "reason", "status")
+    # What most answers never change stands on the class: setting it up for each would cost more than parsing does.
+    status = 0
+    reason = ""
+    headers = Headers(())
+    early = False
+    complete = False
+    _error: TransportError | None = None
+    _wake: asyncio.Future[None] | None = None
+    _unread_bytes = 0
+    _counted_bytes = 0
+    _window_bytes = _UNASKED_BYTES
 
-    def __init__(self, exchange: Exchange, status: int, reason: str, headers: Headers, *, early: bool) -> None:
-        """Made by the client when an answer's head is in."""
-        self._exchange = exchange
-        self.status = status
-        self.reason = reason
-        self.headers = headers
-        self.early = early
+    def __init__(self, connection: Carrier, method: str, *, keep_alive: bool) -> None:
+        """Made by the client, on a connection that is idle; `method` says whether there will be a body."""
+        self._connection = connection
+        self._method = method
+        self._keep_alive = keep_alive
+        self._reused = connection.served > 0
+        self._parts: deque[bytes] = deque()
 
     def __repr__(self) -> str:
         """Show status, reason and whether the body is wholly here."""
         return f"<Answer {self.status} {self.reason} {'complete' if self.complete else 'under way'}>"
 
-    @property
-    def complete(self) -> bool:
-        """Say whether the body is wholly here, read or not: then there is nothing to wait for, nor to close."""
-        return self._exchange.complete
-
     def take(self) -> bytes | None:
-        """Give all of the body that is not yet read, if it is complete; None (and nothing is taken) while it is not."""
-        return self._exchange.take()
+        """Give all of the body that is not yet read, if it is complete; None, and take nothing, while it is not."""
+        if not self.complete:
+            return None
+        parts, self._unread_bytes = self._parts, 0
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return body
 
     async def read(self, limit_bytes: int = 1 << 20) -> bytes:
         """Read the whole body; BadAnswer when it is longer than the limit, ConnectionLost when it is cut short."""
         parts: list[bytes] = []
         size = 0
-        while (part := await self._exchange.next_part()) is not None:
+        while (part := await self._next_part()) is not None:
             size += len(part)
             if size > limit_bytes:
-                error = self._exchange.failure(BadAnswer, f"the answer's body is longer than {limit_bytes} bytes")
-                self._exchange.abort()
+                error = self._failure(BadAnswer, f"the answer's body is longer than {limit_bytes} bytes")
+                self._abort()
                 raise error
             parts.append(part)
         return b"".join(parts)
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Stream the body, with back-pressure to the peer; ConnectionLost when it is cut short."""
-        return _Chunks(self._exchange)
+        return _Chunks(self._next_part)
 
     async def aclose(self) -> None:
         """Be done with the answer: the connection is reused if little is left to drain, else closed."""
-        if not self._exchange.complete:
-            await self._exchange.discard_rest()
+        try:
+            if not self.complete and self._keep_alive and 0 < self._counted_bytes <= _DRAIN_BYTES:
+                async with asyncio.timeout(_DRAIN_S):
+                    while await self._next_part() is not None:
+                        pass
+        except (TransportError, TimeoutError):
+            pass  # nobody wants these bytes any more
+        finally:
+            if not self.complete:
+                self._abort()
 
     async def __aenter__(self) -> Self:
         """Enter: the answer itself."""
@@ -94,6 +119,35 @@ class Answer:
         """Be done with the answer."""
         await self.aclose()
 
+    async def _next_part(self) -> bytes | None:
+        """Give the body's next bytes, None at its end."""
+        self._window_bytes = _WINDOW_BYTES
+        while not self._parts:
+            if self.complete:
+                return None
+            await self._change()
+        part = self._parts.popleft()
+        self._unread_bytes -= len(part)
+        if self._unread_bytes <= _WINDOW_BYTES // 2 and self._connection.exchange is self:
+            self._connection.resume_reading()
+        return part
+
+    def _change(self) -> asyncio.Future[None]:
+        """Give what to await until something happened; raises what went wrong."""
+        if self._error is not None:
+            raise self._error
+        self._wake = wake = self._connection.loop.create_future()
+        return wake
+
+    def _abort(self) -> None:
+        """Cut the connection, if it is still ours."""
+        if self._connection.exchange is self:
+            self._connection.abort()
+
+    def _failure(self, kind: type[TransportError], why: str) -> TransportError:
+        """Make the error that says what became of this request."""
+        return kind(f"{self._method} {self._connection.origin}: {why}", sent=True, reused=self._reused)
+
 
 class _Chunks:
     """The body as an iterator that may be dropped half way.
@@ -101,16 +155,16 @@ class _Chunks:
     An async generator would have the event loop run a task for each one that is not read past its end.
     """
 
-    __slots__ = ("_exchange",)
+    __slots__ = ("_next_part",)
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, next_part: Callable[[], Awaitable[bytes | None]]) -> None:
+        self._next_part = next_part
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        part = await self._exchange.next_part()
+        part = await self._next_part()
         if part is None:
             raise StopAsyncIteration
         return part
@@ -150,44 +204,21 @@ class Carrier(Protocol):
         """Close at once."""
 
 
-class Exchange:
+class Exchange(Answer):
     """One request and its answer on a connection.
 
-    The `on_…` methods are httptools' callbacks and only record; `feed` draws the conclusions after each read. One
-    task at a time waits for a `_change`: first the sender, then whoever reads the answer.
+    The `on_…` methods are httptools' callbacks and only record; `feed` draws the conclusions after each read.
     """
 
-    # What most exchanges never change stands on the class: setting it up for each would cost more than parsing does.
-    complete = False
-    error: TransportError | None = None
     received = False
-    _status = 0
-    _reason = ""
-    _headers = Headers(())
     _request_over = False
-    _wake: asyncio.Future[None] | None = None
     _burst_bytes = 0
-    _unread_bytes = 0
     _without_body_bytes = 0
-    _counted_bytes = 0
-    _window_bytes = _UNASKED_BYTES
     _until_close = False
     _surplus = False
     _fault = ""
     _parser: httptools.HttpResponseParser | None = None
     _fields: list[bytes]
-
-    def __init__(self, connection: Carrier, method: str, *, keep_alive: bool) -> None:
-        """Begin on a connection that is idle; `method` says whether the answer has a body."""
-        self._connection = connection
-        self._method = method
-        self._keep_alive = keep_alive
-        self._reused = connection.served > 0
-        self._parts: deque[bytes] = deque()
-
-    def failure(self, kind: type[TransportError], why: str) -> TransportError:
-        """Make the error that says what became of this request."""
-        return kind(f"{self._method} {self._connection.origin}: {why}", sent=True, reused=self._reused)
 
     # --- the request
 
@@ -198,24 +229,23 @@ class Exchange:
 
         `length` is what was announced, None if the body goes out in chunks.
         """
-        whole = True
         try:
             if body is None:
                 self._connection.write(head)
             elif isinstance(body, bytes) and len(body) <= _JOIN_BYTES:
                 self._connection.write(head + body)
             else:
-                whole = await self._write(head, body, length, trailers)
-                self._keep_alive = self._keep_alive and whole
+                self.early = not await self._write(head, body, length, trailers)
+                self._keep_alive = self._keep_alive and not self.early
             self._request_over = True
             if self.complete:
                 self._settle()
-            while not self._status:
+            while not self.status:
                 await self._change()
         except BaseException:
-            self.abort()
+            self._abort()
             raise
-        return Answer(self, self._status, self._reason, self._headers, early=not whole)
+        return self
 
     async def _write(self, head: bytes, body: Body, length: int | None, trailers: Callable[[], Fields] | None) -> bool:
         """Write all there is and return True; or stop and return False because the answer is here."""
@@ -268,11 +298,11 @@ class Exchange:
         if self._burst_bytes > _PIECE_BYTES:  # let the event loop see answers and (uvloop's TLS) its own full buffer
             self._burst_bytes = size
             await asyncio.sleep(0)
-        while not self._status and not self._connection.writable:
+        while not self.status and not self._connection.writable:
             await self._change()
-        if not self._status and self.error is not None:
-            raise self.error
-        return not self._status
+        if not self.status and self._error is not None:
+            raise self._error
+        return not self.status
 
     # --- the answer, as llhttp reports it
 
@@ -282,8 +312,8 @@ class Exchange:
 
     def on_status(self, part: bytes) -> None:
         """Take the reason phrase, or a part of it."""
-        if not self._status:
-            self._reason += part.decode("latin-1")
+        if not self.status:
+            self.reason += part.decode("latin-1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field, of the head or of the trailers."""
@@ -295,10 +325,10 @@ class Exchange:
         status = self._parser.get_status_code()
         if len(self._fields) > 2 * _MAX_FIELDS:
             self._fault = f"the answer has more than {_MAX_FIELDS} header fields"
-        if self._status or status < 200:
+        if self.status or status < 200:
             return
-        self._status = status
-        self._headers = headers = Headers.parse(self._fields)
+        self.status = status
+        self.headers = headers = Headers.parse(self._fields)
         self.complete = self._method == "HEAD"
         if headers.get("transfer-encoding", "chunked").lower() != "chunked":
             self._fault = "the answer has a transfer encoding that nobody asked for"
@@ -326,11 +356,11 @@ class Exchange:
 
     def on_message_complete(self) -> None:
         """Take the end."""
-        if self._status:
+        if self.status:
             self.complete = True
         else:  # an interim answer (1xx): the real one follows
             self._fields.clear()
-            self._reason = ""
+            self.reason = ""
 
     # --- what follows from it
 
@@ -338,16 +368,16 @@ class Exchange:
         """Take bytes of the answer; the view is good for this call only."""
         if self.received or not self._begin_plain(data):
             self._go_on(data)
-        if self._fault:
-            self.complete = False
-            self._connection.abort(self.failure(BadAnswer, self._fault))
-        elif self.complete:
+        if self.complete:
             if self._request_over:
                 self._settle()
+        elif self._fault:
+            self._connection.abort(self._failure(BadAnswer, self._fault))
         elif self._unread_bytes > self._window_bytes:
             self._connection.pause_reading()
-        if self._wake is not None:
-            self.notify()
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
 
     def _begin_plain(self, data: memoryview) -> bool:
         """Take what came first, if it is an answer as most are; else take nothing, and leave it to llhttp."""
@@ -358,7 +388,7 @@ class Exchange:
             self._parser = httptools.HttpResponseParser(self)
             self._fields = []
             return False
-        self._status, self._reason, self._headers, body_at, length = plain
+        self.status, self.reason, self.headers, body_at, length = plain
         if body_at < len(data):
             self._parts.append(bytes(data[body_at:]))
             self._unread_bytes = len(data) - body_at
@@ -367,6 +397,7 @@ class Exchange:
         return True
 
     def _go_on(self, data: memoryview) -> None:
+        """Take what is not plain, or not the first."""
         self._without_body_bytes += len(data)
         if self._counted_bytes:
             self._feed_counted(data)
@@ -379,6 +410,7 @@ class Exchange:
         # The beginning of a chunk after a HEAD's answer is told by no callback.
         if self.complete and self._method == "HEAD" and not b"\r\n\r\n".endswith(bytes(data[-4:])):
             self._surplus = True
+        self.complete = self.complete and not self._fault
         self._keep_alive = self._keep_alive and not self._surplus
 
     def _feed_parser(self, parser: httptools.HttpResponseParser, data: memoryview) -> None:
@@ -402,19 +434,24 @@ class Exchange:
         if self.complete:
             return None
         when = "within the answer" if self.received else "before any answer"
-        return self.failure(ConnectionLost, f"the connection broke {when}" + (f" ({error})" if error else ""))
+        return self._failure(ConnectionLost, f"the connection broke {when}" + (f" ({error})" if error else ""))
 
     def leave(self, error: TransportError | None) -> None:
         """Part from the connection; what is not complete by now has failed."""
         self._parser = None  # it and we refer to each other
         if not self.complete:
-            self.error = error or self.failure(ConnectionLost, "we closed the connection")
+            self._error = error or self._failure(ConnectionLost, "we closed the connection")
         self.notify()
 
-    def abort(self) -> None:
-        """Cut the connection, if it is still ours."""
-        if self._connection.exchange is self:
-            self._connection.abort()
+    def notify(self) -> None:
+        """Wake the task that waits."""
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    def stalled(self, for_s: float) -> TransportError:
+        """Say that nothing moved for so long."""
+        return self._failure(Stalled, f"no byte moved for {for_s:g} s")
 
     def _settle(self) -> None:
         """Both directions are over: give the connection back, or be rid of it."""
@@ -424,55 +461,3 @@ class Exchange:
                 self._connection.rest()
             else:
                 self._connection.abort()
-
-    # --- reading
-
-    def take(self) -> bytes | None:
-        """Give all that is unread, if nothing is missing; None, and nothing is taken, if something is."""
-        if not self.complete:
-            return None
-        parts, self._unread_bytes = self._parts, 0
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
-        return body
-
-    async def next_part(self) -> bytes | None:
-        """Give the body's next bytes, None at its end."""
-        self._window_bytes = _WINDOW_BYTES
-        while not self._parts:
-            if self.complete:
-                return None
-            await self._change()
-        part = self._parts.popleft()
-        self._unread_bytes -= len(part)
-        if self._unread_bytes <= _WINDOW_BYTES // 2 and self._connection.exchange is self:
-            self._connection.resume_reading()
-        return part
-
-    async def discard_rest(self) -> None:
-        """Drain a small rest so that the connection can serve again, else cut it."""
-        try:
-            if not self.complete and self._keep_alive and 0 < self._counted_bytes <= _DRAIN_BYTES:
-                async with asyncio.timeout(_DRAIN_S):
-                    while await self.next_part() is not None:
-                        pass
-        except (TransportError, TimeoutError):
-            pass  # nobody wants these bytes any more
-        finally:
-            if not self.complete:
-                self.abort()
-
-    # --- waiting
-
-    def _change(self) -> asyncio.Future[None]:
-        """Give what to await until something happened; raises what went wrong."""
-        if self.error is not None:
-            raise self.error
-        self._wake = wake = self._connection.loop.create_future()
-        return wake
-
-    def notify(self) -> None:
-        """Wake the task that waits."""
-        wake, self._wake = self._wake, None
-        if wake is not None and not wake.done():
-            wake.set_result(None)

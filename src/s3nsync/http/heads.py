@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar, overload
+from typing import Final, TypeVar, overload
 
 Header = tuple[str, str]
 Lines = str
-"""Header fields as they go out, neither Host nor Connection nor framing among them. Made by `Layout.fill`, which sees
-that no field can forge another; whoever adds to them adds what cannot hold a line break."""
+"""Header fields as they go out, Host and Connection not among them. Made by `Layout.fill`, which sees that no field can
+forge another; whoever adds to them adds what cannot hold a line break."""
 Fields = Lines | Sequence[Header]
 Chunk = bytes | bytearray | memoryview
 T = TypeVar("T")
@@ -51,11 +51,12 @@ class Headers(Mapping[str, str]):
     def of_lines(cls, lines: list[str]) -> Headers | None:
         """Take lines that are `name: value` each; None if a name stands there twice."""
         self = cls.__new__(cls)
-        self._pairs, self._lines, self.by_name = (), lines, {}
+        by_name: dict[str, str] = {}
         for line in lines:
             name, _, value = line.partition(": ")
-            self.by_name[name.lower()] = value
-        return self if len(self.by_name) == len(lines) else None
+            by_name[name.lower()] = value
+        self._pairs, self._lines, self.by_name = (), lines, by_name
+        return self if len(by_name) == len(lines) else None
 
     @property
     def pairs(self) -> tuple[Header, ...]:
@@ -144,7 +145,7 @@ def encode_head(line: str, authority: str, fields: Fields, framing: str) -> tupl
     names, values = _columns(fields)
     layout = _layout_of(names)
     host = "" if layout.has_host else f"Host: {authority}\r\n"
-    lines = _fill(layout.text, values)
+    lines = layout.fill(*values)
     keep_alive = not layout.has_connection or "close" not in Headers(fields)["connection"].lower()
     return _encode(f"{line} HTTP/1.1\r\n{host}{lines}{framing}\r\n"), keep_alive
 
@@ -154,56 +155,40 @@ def encode_trailers(fields: Fields) -> bytes:
     if isinstance(fields, str):
         return _encode(fields)
     names, values = _columns(fields)
-    return _encode(_fill(_layout_of(names).text, values))
+    return _encode(_layout_of(names).fill(*values))
 
 
 class Layout:
     """Header fields of which the names are known long before the values."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_text", "has_connection", "has_host")
 
     def __init__(self, *names: str) -> None:
-        """Check the names once; ValueError for one that is none, or that is the client's to set."""
-        layout = _layout_of(names)
-        if layout.has_host or layout.has_connection:
-            raise ValueError("Host and Connection are no part of a layout")
-        self._text = layout.text
+        """Check the names once; ValueError for one that is none, or that is ours to set."""
+        lower = {_field_name(name) for name in names}
+        if not lower.isdisjoint(_OWN_FRAMING):
+            raise ValueError("Content-Length and Transfer-Encoding are set by the client")
+        self.has_host = "host" in lower
+        self.has_connection = "connection" in lower
+        self._text = "".join([f"{name.replace('%', '%%')}: %s\r\n" for name in names])
 
     def fill(self, *values: str) -> Lines:
         """Lay out a value for each name; ValueError (without the value) when one could forge another field."""
-        return _fill(self._text, values)
-
-
-class _Layout(NamedTuple):
-    """What is known of header fields by their names alone: the text to fill with values, and who sets what."""
-
-    text: str
-    has_host: bool
-    has_connection: bool
+        text = "".join(values)
+        if "\r" in text or "\n" in text or "\0" in text:
+            raise ValueError("a header field's value holds a line break or NUL")
+        return self._text % values
 
 
 @functools.lru_cache(maxsize=512)
-def _layout_of(names: tuple[str, ...]) -> _Layout:
-    """Check the names, and lay out the lines; ValueError for a name that is none, or that is ours to set."""
-    lower = {_field_name(name) for name in names}
-    if not lower.isdisjoint(_OWN_FRAMING):
-        raise ValueError("Content-Length and Transfer-Encoding are set by the client")
-    text = "".join([f"{name.replace('%', '%%')}: %s\r\n" for name in names])
-    return _Layout(text, "host" in lower, "connection" in lower)
+def _layout_of(names: tuple[str, ...]) -> Layout:
+    return Layout(*names)
 
 
 def _columns(fields: Sequence[Header]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Part names from values."""
     names, values = zip(*fields, strict=True) if fields else ((), ())
     return names, values
-
-
-def _fill(layout: str, values: tuple[str, ...]) -> str:
-    """Return the fields as lines; ValueError (without the value: it may be a secret) when one could forge another."""
-    text = "".join(values)
-    if "\r" in text or "\n" in text or "\0" in text:
-        raise ValueError("a header field's value holds a line break or NUL")
-    return layout % values
 
 
 def _encode(text: str) -> bytes:

@@ -42,13 +42,13 @@ class Pool:
 
     def take_idle(self) -> Connection | None:
         """Give the connection that was last in use, if there is one and nobody waits for a slot."""
-        if not self.idle or self.busy >= self._limit or self._waiting:
-            return None
-        connection = self._pop_idle()
-        if connection is not None:
-            self.busy += 1
-            connection.taken = True
-        return connection
+        while self.idle and self.busy < self._limit and not self._waiting:
+            connection = self.idle.pop()
+            if not connection.transport.is_closing():
+                self.busy += 1
+                connection.taken = True
+                return connection
+        return None
 
     async def take(self, *, fresh: bool) -> Connection:
         """Wait for a slot, then give the connection that was last in use, or a new one."""

@@ -133,8 +133,8 @@ class Caller:
         """Set up; nothing is sent yet. `on_clock_skew` gets each newly learned offset (server minus us, seconds)."""
         self.clock_offset_s = 0.0
         self.account = account
-        self.http = http
-        self.origin = Origin(account.scheme, account.host, account.port)
+        self._http = http
+        self._origin = Origin(account.scheme, account.host, account.port)
         self.nonce = nonce
         self._now_s = now_s
         self._sleep = sleep
@@ -190,16 +190,24 @@ class Caller:
     async def _signed(self, call: Call) -> Answer:
         """Send once, or twice if the first signature met a clock that is not ours; give the answer if it is 2xx."""
         for is_last in (False, True):
-            attempt = _Attempt(self, call)
+            seal = _Seal(self, call)
             try:
-                answer = await attempt.send()
+                answer = await self._http.send(
+                    self._origin,
+                    call.method,
+                    seal.target,
+                    headers=seal.lines,
+                    body=call.body,
+                    length=call.length,
+                    trailers=None if call.at_end is None else seal.trailers,
+                )
             except TransportError as error:
                 error.message = f"{call.action} {call.path}: {error.message}"
                 error.args = (error.message,)
                 raise
             if 200 <= answer.status < 300:  # write actions are documented as 204 and recorded as 200
                 return answer
-            refusal = await self._refusal(call, answer, attempt.signed_at_s)
+            refusal = await self._refusal(call, answer, seal.signed_at_s)
             if is_last or not isinstance(refusal, TargetClock) or (isinstance(call.body, Stream) and call.body.begun):
                 raise refusal
         raise AssertionError(call)
@@ -227,43 +235,30 @@ class Caller:
             self._on_clock_skew(self.clock_offset_s)
 
 
-class _Attempt:
-    """One call sent once: signed when a connection is in hand, and again for the trailers."""
+class _Seal:
+    """What signs one try of a call, when a connection is in hand; `signed_at_s` is when it last did."""
 
-    __slots__ = ("_call", "_caller", "_target", "signed_at_s")
+    __slots__ = ("_call", "_caller", "signed_at_s", "target")
 
     def __init__(self, caller: Caller, call: Call) -> None:
         self._caller = caller
         self._call = call
-        self._target = wire.request_target(call.path)
+        self.target = wire.request_target(call.path)
         self.signed_at_s = 0.0
 
-    def send(self) -> Awaitable[Answer]:
-        """Send it; `signed_at_s` is the time of the last signature then."""
+    def lines(self, at_end: Options | None = None) -> Lines:
+        """Ask the guard, and sign the call as it begins, or as it ends if there is something to say `at_end`."""
         call, caller = self._call, self._caller
-        return caller.http.send(
-            caller.origin,
-            call.method,
-            self._target,
-            headers=self._headers,
-            body=call.body,
-            length=call.length,
-            trailers=None if call.at_end is None else self._trailers,
-        )
-
-    def _headers(self) -> Lines:
-        return self._sign(self._call.options) + self._call.unsigned
-
-    def _trailers(self) -> Lines:
-        assert self._call.at_end is not None
-        return self._sign(self._call.at_end())
-
-    def _sign(self, options: Options) -> Lines:
         self._call.guard()
-        self.signed_at_s = now_s = self._caller.now_s()
-        action = wire.action_header(self._call.action, **options)
-        account, nonce = self._caller.account, self._caller.nonce()
-        return _SIGNED.fill(*wire.signed_values(account, self._target, action, now_s=now_s, nonce=nonce))
+        self.signed_at_s = now_s = caller.now_s()
+        action = wire.action_header(call.action, **(call.options if at_end is None else at_end))
+        signed = wire.signed_values(caller.account, self.target, action, now_s=now_s, nonce=caller.nonce())
+        return _SIGNED.fill(*signed) + (call.unsigned if at_end is None else "")
+
+    def trailers(self) -> Lines:
+        """Sign once more when the body has left."""
+        assert self._call.at_end is not None
+        return self.lines(self._call.at_end())
 
 
 async def _answered_early(call: Call, answer: Answer) -> BadAnswer:

@@ -57,6 +57,7 @@ CLOCK_TOLERANCE_S = 30.0
 anything beyond 30 s a clock fault, and so do we."""
 
 _PLAIN = re.compile(rb"[A-Za-z0-9._~/-]*")
+_PLAIN_TEXT = re.compile(_PLAIN.pattern.decode())
 _USER = re.compile(r"[A-Za-z0-9_.:-]+")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 _ENTRY_TYPES: Mapping[str, EntryType] = {"file": "file", "dir": "dir", "symlink": "symlink"}
@@ -126,6 +127,8 @@ def request_target(path: str | bytes) -> str:
     Every byte but `A-Za-z0-9-._~` and `/` is encoded. TargetRefused for a path that does not begin with `/`, or has a
     `.` or `..` segment: a proxy may resolve those, and then another object than the signed one would be addressed.
     """
+    if isinstance(path, str) and path.startswith("/") and "/." not in path and _PLAIN_TEXT.fullmatch(path):
+        return path
     raw = path if isinstance(path, bytes) else name_bytes(path)
     if not raw.startswith(b"/"):
         msg = f"{name_text(raw)!r} is no NetStorage path"
@@ -156,21 +159,18 @@ def action_header(action: str, **options: str | int | None) -> str:
     return text
 
 
-def auth_data(user: str, *, now_s: float, nonce: str) -> str:
-    """Spell the Auth-Data header for HMAC-SHA256 (version 5); `now_s` is cut to whole seconds."""
-    return f"5, 0.0.0.0, 0.0.0.0, {int(now_s)}, {nonce}, {user}"
-
-
-def signature(key: str, data: str, target: str, action: str) -> str:
-    """Sign an Auth-Data value, a request target and an Action value."""
-    message = f"{data}{target}\nx-akamai-acs-action:{action}\n"
-    return binascii.b2a_base64(hmac_sha256(key.encode(), message.encode()), newline=False).decode()
-
-
 def signed_values(account: Account, target: str, action: str, *, now_s: float, nonce: str) -> tuple[str, str, str]:
-    """Give the values of SIGNED_NAMES for one try; `nonce` must never be used twice."""
-    data = auth_data(account.user, now_s=now_s, nonce=nonce)
-    return action, data, signature(account.key, data, target, action)
+    """Give the values of SIGNED_NAMES for one try, by HMAC-SHA256 (version 5).
+
+    `nonce` must never be used twice; `now_s` is cut to whole seconds.
+    """
+    data = f"5, 0.0.0.0, 0.0.0.0, {int(now_s)}, {nonce}, {account.user}"
+    message = f"{data}{target}\nx-akamai-acs-action:{action}\n"
+    return (
+        action,
+        data,
+        binascii.b2a_base64(hmac_sha256(account.key.encode(), message.encode()), newline=False).decode(),
+    )
 
 
 def upload_options(
