@@ -1,10 +1,10 @@
 """What copying by `sync --direct` costs, beside the data path alone: many small objects, in the same run.
 
-    queue in memory -> the real worker -> engine: GET, PUT and, after each copy, the HEAD of the second look
+    findings -> Changes -> queue in memory -> the real worker -> engine: GET, PUT and, after each copy, a second look
 
 Servers, TLS and objects are those of data_path.py; the ways take turns. The second look is what copies of the bulk
-queue owe, because live events of the same keys go on beside them; `--direct` takes many of them together. Finding out
-what to copy is not in it: listing.py measures that. The figure is CPU seconds.
+queue owe, because live events of the same keys go on beside them; `--direct` takes many of them together. Listing both
+sides is not in it: listing.py measures that. The figure is CPU seconds; the ratio is taken round by round.
 
     python -m bench.backfill [--objects 20000] [--rounds 3]
 """
@@ -20,9 +20,10 @@ import statistics
 import tempfile
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import truediv
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,19 +43,22 @@ from bench.data_path import (
 from bench.path_client import AnyCredentials
 
 from s3nsync.app import relax_collector
+from s3nsync.compare import Scope, Section, SourceItem
 from s3nsync.direct import CAPACITY
 from s3nsync.engine import Replicator
 from s3nsync.http import Http
 from s3nsync.lanes import Lane
-from s3nsync.model import Change, ObjectRef, QueueName, Report, Route
+from s3nsync.model import ObjectRef, QueueName, Report, Route
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Breaker, ByteBudget
 from s3nsync.queues.memory import MemoryQueue
+from s3nsync.reconcile.backfill import Sent, backfill
 from s3nsync.reconcile.second_look import SecondLooks
 from s3nsync.s3 import S3
 from s3nsync.worker import Limits, Worker
 
 ROUTE = Route(BUCKET, CPCODE)
+WARM_UP = 2_000
 WAYS = ("data path alone", "worker, no second look", "worker, a HEAD each", "worker, looks together")
 
 
@@ -92,6 +96,14 @@ def keys_of(case: Case) -> list[str]:
     return sorted(f"{case.name}/{number}" for number in range(case.count))
 
 
+async def _sections(case: Case) -> AsyncGenerator[Section, None]:
+    """Give what two listings come to when NetStorage has nothing yet."""
+    keys = keys_of(case)
+    for at in range(0, len(keys), 1_000):
+        items = [SourceItem(key, case.size_bytes, 0) for key in keys[at : at + 1_000]]
+        yield Section([], items, [], items[-1].key)
+
+
 async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueName) -> Round:
     """Copy every object of the case by a worker on queues in memory, all of them through one of its queues."""
     left = case.count
@@ -121,7 +133,7 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
     )
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     working = asyncio.create_task(worker.run())
-    await queues[name].send([Change(ObjectRef(BUCKET, key), "put", run="bench") for key in keys_of(case)])
+    await backfill(_sections(case), Scope(ROUTE, [ROUTE]), queues[name].send, Sent(), run="bench")
     await worker.stopped()
     found = Round(time.process_time() - cpu_s, time.perf_counter() - wall_s)
     for each in queues.values():
@@ -131,12 +143,12 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
 
 
 async def measure(
-    case: Case, rounds: int, home: Path, urls: tuple[str, int], tls: ssl.SSLContext
+    whole: Case, rounds: int, home: Path, urls: tuple[str, int], tls: ssl.SSLContext
 ) -> dict[str, list[float]]:
     """Give objects a CPU second by way, a figure for each round but the first."""
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     async with Http(tls=tls) as s3_http, Http(tls=tls) as ns_http:
-        s3 = Listed(home, case, s3_http, urls[0])
+        s3 = Listed(home, whole, s3_http, urls[0])
         gate = Breaker((ROUTE,), time.monotonic, on_stop=lambda *_: None, on_go=lambda *_: None)
         engine = Replicator(
             routes=(ROUTE,),
@@ -153,6 +165,8 @@ async def measure(
             buffer_bytes=1 << 20,
         )
         for number in range(rounds + 1):
+            # The first round is to get warm.
+            case = whole if number else replace(whole, count=min(whole.count, WARM_UP))
             for way in WAYS:
                 if way == WAYS[0]:
                     done = await copy_all(case, engine)
@@ -180,12 +194,13 @@ def main() -> None:
         relax_collector()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             found = runner.run(measure(case, asked.rounds, home, (url, port), tls))
-    base = statistics.median(found[WAYS[0]])
-    print(f"{asked.objects:,} objects of 4 KiB, {asked.rounds} rounds, TLS on both sides\n")
+    print(
+        f"{asked.objects:,} objects of 4 KiB, {asked.rounds} rounds, TLS on both sides, load {os.getloadavg()[0]:.1f}\n"
+    )
     print("| way | objects per CPU-second: median (min to max) | of the data path |\n|---|--:|--:|")
     for way, each in found.items():
-        mid = statistics.median(each)
-        print(f"| {way} | {mid:,.0f} ({min(each):,.0f} to {max(each):,.0f}) | {mid / base:.0%} |")
+        ratio = statistics.median(map(truediv, each, found[WAYS[0]]))
+        print(f"| {way} | {statistics.median(each):,.0f} ({min(each):,.0f} to {max(each):,.0f}) | {ratio:.0%} |")
 
 
 if __name__ == "__main__":
