@@ -22,7 +22,7 @@ export PATH := $(PATH):/usr/sbin
 export S3NSYNC_MINISTACK ?= $(CURDIR)/$(MINISTACK_VENV)/bin/ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test pythons interop crash-points image-test terraform-test terraform-apply-test pipeline-test pipeline-image-test bench soak mutants fuzz ci fix docs lambda lock clean
+.PHONY: help demo dev check test pythons interop crash-points image-test terraform-test terraform-apply-test pipeline-test pipeline-image-test bench bench-listing soak mutants fuzz ci fix docs lambda lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,10 @@ bench: $(READY) .venv-bench/.ready ## against rclone, boto3 and others: twenty m
 	@for each in nginx rclone wrk; do \
 		command -v $$each >/dev/null || $(MAKE) --no-print-directory .install-$$each || exit 1; done
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick) $(ARGS)
+
+bench-listing: $(READY) ## verify beside rclone check, a million keys a side: two minutes; QUICK=1 shows that it runs
+	@command -v rclone >/dev/null || $(MAKE) --no-print-directory .install-rclone
+	$(BIN)/python -m bench.listing $(if $(QUICK),--quick) $(ARGS)
 
 soak: $(READY) ## hostile schedules on the real engine and worker in a simulated world: make soak SEEDS=10000
 	@$(BIN)/python tests/sim/soak.py --seeds $(SEEDS) $(ARGS)
