@@ -24,6 +24,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 OLDEST = (3, 11)
@@ -123,8 +124,8 @@ def quickest(among: list[Interpreter]) -> Interpreter:
 
 def main() -> None:
     """Write down the chosen Python."""
-    if sys.version_info < OLDEST:
-        raise SystemExit(f"this is Python {platform.python_version()}: too old")
+    if sys.version_info < OLDEST or not find_spec("venv"):
+        raise SystemExit(f"this is Python {platform.python_version()}: too old, or without venv")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--named")
