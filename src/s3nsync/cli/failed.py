@@ -48,7 +48,8 @@ async def _sweep(ui: Ui, config: Path | None, patterns: Sequence[str], limit: in
     counts = {"seen": swept.seen, "matched": matched, "removed": swept.removed}
     missed = matched == 0 and tuple(patterns) not in {(), ("*",)}
     hint = _hint(others, swept.seen, limit) if missed else ""
-    text = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    text = told if swept.seen else "the dead-letter queue is empty"
     ui.say("summary", text + (f"\n  hint: {hint}" if hint else ""), **counts, hint=hint)
     return NOT_THERE if missed else 0
 
@@ -56,7 +57,7 @@ async def _sweep(ui: Ui, config: Path | None, patterns: Sequence[str], limit: in
 def _hint(others: Sequence[str], seen: int, limit: int) -> str:
     """Say to somebody whose pattern matches nothing what there is."""
     if seen == 0:
-        return "the dead-letter queue is empty: nothing is buried, or its messages are in another's hands right now"
+        return "nothing was buried, or somebody else holds it right now: look again in a minute"
     more = " and more" if seen > len(others) else ""
     cut = f"; no more than {limit:,} were looked at (--limit)" if seen >= limit else ""
     return f"a pattern is for whole names, as `s3nsync failed list` shows them: {', '.join(others)}{more}{cut}"

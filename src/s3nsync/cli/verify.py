@@ -95,7 +95,8 @@ def verify(
 
     def work() -> int:
         if not repair and (direct or delete or trash or dry_run):
-            raise ConfigError("--direct, --delete, --trash and --dry-run go with --repair")
+            hint = "add --repair, or leave them out: verify alone changes nothing"
+            raise ConfigError("--direct, --delete, --trash and --dry-run go with --repair", hint=hint)
         return run_async(_verify(ui, config, asked, care=care, repair=mending if repair else None, csv_file=csv_file))
 
     finish(ui, work)

@@ -65,11 +65,6 @@ DEAD_LETTERS = 100_000
 COULD_NOT_TELL = 5
 """The exit code, see `ui.EXIT_CODES`."""
 
-_DOCTOR = (
-    "`s3nsync doctor` checks queues, notifications and NetStorage; the worker's log says what fails; "
-    "copying the object onto itself in S3 makes a new event"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -228,10 +223,14 @@ def _reason_of(seen: Seen, finding: Finding) -> str:
 def _hint_of(seen: Seen) -> str:
     if seen.unreadable is not None:
         return seen.unreadable.hint
+    look = (
+        "`s3nsync doctor` checks queues, notifications and NetStorage; the worker's log says what fails; "
+        f"`s3nsync verify --repair --prefix {shlex.quote(seen.ref.key)}` has it looked at again"
+    )
     if seen.waiting:
         waits = "1 change waits or is" if seen.waiting == 1 else f"{seen.waiting:,} changes wait or are"
-        return f"{waits} being worked on: look again soon; {_DOCTOR}"
-    return f"no change waits: {_DOCTOR}" if seen.waiting == 0 else _DOCTOR
+        return f"{waits} being worked on: look again soon; {look}"
+    return f"no change waits: {look}" if seen.waiting == 0 else look
 
 
 # --- looking ---------------------------------------------------------------------------------------------------
@@ -411,6 +410,8 @@ def _told(side: dict[str, object] | None) -> Iterator[str]:
             yield from (f"{algorithm} {digest}" for algorithm, digest in value.items())
         elif name == "size_bytes" and isinstance(value, int):
             yield exact_bytes(value)
+        elif name == "gone":
+            yield f"gone ({value})"
         elif name.endswith("_s") and isinstance(value, int):
             yield f"{'written' if name.startswith('last') else 'time'} {utc(value)}"
         elif value is not None:
