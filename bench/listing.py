@@ -200,6 +200,26 @@ def _run_rclone(what: str, arguments: Sequence[str], keys: int, environment: Map
 # --- the table -------------------------------------------------------------------------------------------------
 
 
+def compare_all(keys: int, stores: Sequence[Store], rclone_keys: int) -> None:
+    """Measure every client, and print the table with what it comes to."""
+    load = os.getloadavg()[0]
+    print(f"{platform.machine()}, Python {platform.python_version()}, load {load:.1f} at the start\n\n{HEAD}")
+    curves: dict[Store, Sequence[float]] = {}
+    ours: list[Measured] = []
+    for store in stores:
+        measured, curves[store] = measure_ours(keys, store)
+        ours.append(measured)
+        print(measured, flush=True)
+    if rclone_keys:
+        others = measure_rclone(rclone_keys)
+        print(*others, sep="\n")
+        times = ", ".join(f"{each.what} {ours[0].keys_per_cpu_s / each.keys_per_cpu_s:.1f}" for each in others)
+        print(f"\nKeys for a CPU second of {ours[0].what}, times those of: {times}.")
+    for store, peaks in curves.items():
+        curve = ", ".join(f"{number * 100 // SLICES} %: {each:.0f}" for number, each in enumerate(peaks, 1) if each)
+        print(f"\nPeak MiB by how many of the keys were seen, {store}: {curve}.")
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -209,28 +229,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few keys: only shows that everything runs and agrees")
     parser.add_argument("--client", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    keys, rclone_keys = (50_000, 20_000) if options.quick else (options.keys, options.rclone_keys)
     if options.client:
         run_here(Origin("http", "127.0.0.1", options.client), options.keys)
         return
-    load = os.getloadavg()[0]
-    print(f"{platform.machine()}, Python {platform.python_version()}, load {load:.1f} at the start\n\n{HEAD}")
     stores: tuple[Store, ...] = ("objectstore", "filestore") if options.store == "both" else (options.store,)
-    curves: dict[Store, Sequence[float]] = {}
-    ours: list[Measured] = []
-    for store in stores:
-        measured, curves[store] = measure_ours(keys, store)
-        ours.append(measured)
-        print(measured, flush=True)
-    if rclone_keys and shutil.which("rclone"):
-        others = measure_rclone(rclone_keys)
-        print(*others, sep="\n")
-        ratios = ", ".join(f"{ours[0].keys_per_cpu_s / each.keys_per_cpu_s:.1f} times {each.what}" for each in others)
-        print(f"\n{ours[0].what} compares, for a CPU second, the keys of {ratios}.")
-    for store, peaks in curves.items():
-        print(
-            f"\nPeak MiB of each {100 // SLICES} % of the keys, {store}: {', '.join(f'{each:.0f}' for each in peaks)}"
-        )
+    rclone_keys = options.rclone_keys if shutil.which("rclone") else 0
+    compare_all(
+        50_000 if options.quick else options.keys, stores, min(rclone_keys, 20_000 if options.quick else rclone_keys)
+    )
 
 
 if __name__ == "__main__":
