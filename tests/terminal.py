@@ -98,9 +98,9 @@ class OnTerminal:
     """A process whose three streams are one terminal; use as a context, which ends it."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path, *, columns: int = 100) -> None:
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "NS_", "S3NSYNC"))
-        }
+        # COLUMNS and LINES, which pytest-xdist sets, would stand for the size of this terminal.
+        strange = ("AWS_", "NS_", "S3NSYNC", "COLUMNS", "LINES")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
         self.screen = Screen(columns)
         self._ours, its = pty.openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
