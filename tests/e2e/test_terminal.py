@@ -54,7 +54,7 @@ async def test_progress_tells_objects_bytes_rate_and_time_left(aws: Aws, tmp_pat
     """In one row, however narrow the terminal: what has no room there is cut off, and never wrapped."""
     async with site(aws, tmp_path) as at:
         await at.put({f"k/{number:02}": b"x" * 3000 for number in range(24)})
-        at.emulator.inject(Fault(kind="slow", action="upload", delay_s=0.3))
+        at.emulator.inject(Fault(kind="slow", action="upload", delay_s=0.5))
         with on_terminal(at, "sync --direct", columns) as terminal:
             assert await ended(terminal) == 0
         drawn = [bars(frame) for frame in terminal.screen.frames]
@@ -88,6 +88,19 @@ async def test_lines_stand_above_the_bar(aws: Aws, tmp_path: Path) -> None:
         assert [row.split()[:2] for row in rows if "(not " in row] == [["missing", "k/01"], ["extra", "stray"]]
         for frame in terminal.screen.frames:
             assert frame.splitlines()[-1] in bars(frame) or not bars(frame), "the bar is the last row"
+
+
+async def test_a_drain_tells_each_change_and_what_all_came_to(aws: Aws, tmp_path: Path) -> None:
+    """Its log is its progress: a line for people, none for machines."""
+    async with site(aws, tmp_path) as at:
+        await at.put({"a": b"x" * 2048, "b": b"y"})
+        assert (await at.run("sync"))[0] == 0
+        with on_terminal(at, "drain") as terminal:
+            assert await ended(terminal) == 0
+        text = terminal.screen.text
+        assert re.search(rf"[0-9:]{{8}} copied    s3://{at.bucket}/a -> {ROOT}a \(2\.0 KiB\)", text)
+        assert text.splitlines()[-1] == "2 copied"
+        assert "{" not in text
 
 
 async def test_ctrl_c_says_how_to_go_on(aws: Aws, tmp_path: Path) -> None:

@@ -261,8 +261,8 @@ async def test_a_resumed_sync_says_so_and_from_where(aws: Aws, tmp_path: Path) -
     async with site(aws, tmp_path) as at:
         await at.put(bodies)
         verb = f"sync --state {tmp_path}/state"
-        process = at.start(f"{verb} --rate 60")
-        while at.depth("bulk") < 120:
+        process = at.start(f"{verb} --rate 30")
+        while at.depth("bulk") < 110:
             assert process.popen.poll() is None, process.text
             await asyncio.sleep(0.05)
         process.popen.send_signal(2)
