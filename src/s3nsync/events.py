@@ -402,7 +402,7 @@ def _own(node: Mapping[str, object]) -> Change:
         _ref(node.get("bucket"), node.get("key")),
         cast("Kind", kind),
         cast("Dialect", dialect),
-        size=_count(node, "size"),
+        size=_whole(node.get("size")),
         **{name: value for name in _TEXTS if isinstance(value := node.get(name), str)},
     )
 
@@ -546,8 +546,12 @@ def _text(node: object, *path: str) -> str | None:
 
 
 def _count(node: object, *path: str) -> int | None:
-    """Read a whole number from 0 up, else None; JSON's true is no number."""
-    value = _at(node, *path)
+    """Read a whole number from 0 up, else None."""
+    return _whole(_at(node, *path))
+
+
+def _whole(value: object) -> int | None:
+    """Give a whole number from 0 up, else None; JSON's true is no number."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 

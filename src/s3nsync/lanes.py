@@ -79,20 +79,15 @@ class Latency:
         self._epoch_ends_s = -inf
         self._least_s = self._least_before_s = inf
 
-    def add(self, latency_s: float, now_s: float) -> None:
-        """Take one request into account."""
+    def add(self, latency_s: float, now_s: float) -> bool:
+        """Take one request into account, and say whether the mean is far above its baseline now."""
         mean_s = latency_s if self.mean_s is None else self.mean_s + (latency_s - self.mean_s) * SMOOTHING
         self.mean_s = mean_s
         if now_s >= self._epoch_ends_s:
             self._least_before_s, self._least_s = self._least_s, mean_s
             self._epoch_ends_s = now_s + EPOCH_S
         self._least_s = min(self._least_s, mean_s)
-
-    @property
-    def is_high(self) -> bool:
-        """Whether the mean is far above its baseline."""
-        baseline_s = min(self._least_s, self._least_before_s)
-        return self.mean_s is not None and self.mean_s > baseline_s * SLOW_TIMES + SLOW_S
+        return mean_s > min(self._least_s, self._least_before_s) * SLOW_TIMES + SLOW_S
 
 
 class Window:
@@ -140,8 +135,7 @@ class Window:
         latency = self._latencies.get(action)
         if latency is None:
             latency = self._latencies[action] = Latency()
-        latency.add(latency_s, now_s)
-        return latency.is_high
+        return latency.add(latency_s, now_s)
 
     def _cut(self, began_s: float, now_s: float, least: int = 1) -> bool:
         if began_s <= self._cut_s:

@@ -69,7 +69,7 @@ class ByteBudget:
     def take_at_once(self, size_bytes: int, owner: str) -> int | None:
         """Hold the bytes as `take` does, if that needs no waiting; None if it does."""
         wanted = min(size_bytes, self.total_bytes)
-        if self._waiting or not (self._fits(wanted) and self._is_due(wanted, owner)):
+        if self._waiting or not self._fits(wanted) or not self._is_due(wanted, owner):
             return None
         self._hold(wanted, owner)
         return wanted

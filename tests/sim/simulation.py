@@ -78,7 +78,7 @@ class Process:
     def is_busy(self) -> bool:
         """Say whether it holds anything of its own gauges."""
         lane = self.lane.figures()
-        return any((self.worker.in_flight, self.budget.in_use_bytes, lane.in_use, lane.waiting))
+        return any((self.worker.held, self.budget.in_use_bytes, lane.in_use, lane.waiting))
 
 
 EVENT_NAMES = {"put": "ObjectCreated:Put", "delete": "ObjectRemoved:Delete", "restore": "ObjectRestore:Completed"}
@@ -323,7 +323,7 @@ class Stage:
         underway = self.store.flights or any(self.queues.underway.values())
         awake = [each for each in self.processes if not each.host.dead]
         frozen = any(each.host.stalled for each in awake)
-        return empty and not underway and not frozen and not any(each.worker.in_flight for each in awake)
+        return empty and not underway and not frozen and not any(each.worker.held for each in awake)
 
     def _retry_buried(self) -> None:
         """Do what the operator does with buried entries: send them again, be it at once."""

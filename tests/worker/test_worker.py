@@ -73,7 +73,7 @@ class Stage:
             self.worker.stop()
             with suppress(errors.S3nsyncError, RuntimeError):
                 await asyncio.wait_for(task, 60)
-            assert self.worker.in_flight == 0
+            assert self.worker.in_flight == self.worker.held == 0
             assert self.worker._slots.free == self.worker._slots.total
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -175,6 +175,76 @@ async def test_a_part_of_the_slots_is_kept_for_live_events() -> None:
         await stage.until(lambda: stage.bulk.empty)
 
 
+async def test_a_message_that_is_only_being_settled_leaves_its_slot_to_the_next() -> None:
+    """The slots stay at work while acks are on their way; but no more is held than a quarter above them."""
+    stage, answered = Stage(max_in_flight=4), asyncio.Event()
+    ack = stage.live.ack
+
+    async def slow_ack(delivery: Delivery) -> bool:
+        await answered.wait()
+        return await ack(delivery)
+
+    stage.live.ack = slow_ack  # type: ignore[method-assign]
+    for number in range(9):
+        stage.live.put(Change(ObjectRef("media", f"k{number}"), "put"))
+    async with stage.running():
+        await stage.until(lambda: len(stage.engine.seen) == 5)
+        await asyncio.sleep(0.02)
+        assert (len(stage.engine.seen), stage.worker.in_flight, stage.worker.held) == (5, 4, 5)
+        answered.set()
+        await stage.until(lambda: stage.live.empty)
+    assert stage.live.history == ["ack"] * 9
+
+
+async def test_a_hand_that_was_cut_settles_in_a_task_that_nobody_is_cancelling() -> None:
+    """Up to Python 3.11.2 time-outs of the settlement's requests would else take themselves for the cancellation."""
+    stage, cancelling = Stage(drain_s=0.01), []
+    retry = stage.live.retry
+
+    async def look(delivery: Delivery, after_s: float) -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling.append(task.cancelling())
+        return await retry(delivery, after_s)
+
+    async def hang(_change: Change, _hand: Hand) -> Outcome:
+        await asyncio.Event().wait()
+        return DONE
+
+    stage.live.retry = look  # type: ignore[method-assign]
+    stage.engine.script = hang
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.worker.in_flight == 1)
+    assert cancelling == [0]
+    assert stage.live.history == ["retry 0"]
+
+
+async def test_a_hand_cut_before_it_has_begun_gives_its_message_back() -> None:
+    """The end of the worker may come in the very turn of the loop in which a receive came back."""
+    stage = Stage(drain_s=0.0)
+    receive = stage.live.receive
+
+    async def hang(_change: Change, _hand: Hand) -> Outcome:
+        await asyncio.Event().wait()
+        return DONE
+
+    async def end_with_it(max_n: int, wait_s: float) -> list[Delivery]:
+        found = await receive(max_n, wait_s)
+        if found:
+            task.cancel()
+        return found
+
+    stage.live.receive = end_with_it  # type: ignore[method-assign]
+    stage.engine.script = hang
+    stage.live.put(PUT)
+    task = asyncio.create_task(stage.worker.run())
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    assert set(stage.live.history) == {"retry 0"}  # more than once if another receive was under way
+    assert (stage.worker.held, stage.worker._slots.free) == (0, stage.worker._slots.total)
+
+
 async def test_a_look_at_an_idle_queue_holds_no_slot() -> None:
     """Live events have every slot while nothing else has work; what a look then finds waits, and its lease runs on."""
     stage, looking, gate = Stage(max_in_flight=4), asyncio.Event(), asyncio.Event()
@@ -209,6 +279,15 @@ async def test_a_look_at_an_idle_queue_holds_no_slot() -> None:
         gate.set()
         await stage.until(lambda: stage.bulk.empty)
     assert stage.bulk.history[-1] == "ack"
+
+
+async def test_a_queue_that_answers_at_once_does_not_keep_the_loop_to_itself() -> None:
+    """With poll_wait_s = 0 a queue in memory never waits: everybody else gets a turn all the same."""
+    stage = Stage(poll_wait_s=0.0)
+    async with stage.running():
+        await asyncio.sleep(0.01)
+        stage.live.put(PUT)
+        await stage.until(lambda: stage.live.empty)
 
 
 async def test_what_a_look_has_found_goes_back_when_the_worker_stops() -> None:

@@ -5,10 +5,10 @@
     hand (a task each)   replicate -> Outcome -> Settler: what `settlement` decides, done; nothing cuts it short
     Extender             lets leases run on while their work moves; a refusal marks the lease lost
 
-The order of things is the protocol of docs/design.md, section 6. In short: a slot before a message; the lease before
-a signature (the engine asks `Hand.check`); a Check on the queue before an ack wherever something may still land; an
-ack only for what was in the hand before the GET; and never leave with a debt: give the message back with its lease,
-or enqueue a Check.
+The order of things is the protocol of docs/design.md, section 6. In short: a slot before the work on a message; the
+lease before a signature (the engine asks `Hand.check`); a Check on the queue before an ack wherever something may still
+land; an ack only for what was in the hand before the GET; and never leave with a debt: give the message back with its
+lease, or enqueue a Check.
 
 If any of the loops dies the worker dies: replicating without extending leases would be worse than stopping. `stop()`
 ends the taking; hands finish, or are cut at the drain deadline and given back.
@@ -36,6 +36,10 @@ log = structlog.get_logger("s3nsync.worker")
 
 RECEIVE_MAX = 10
 """The most that one SQS receive returns (SQS API reference)."""
+
+SETTLING_PART = 4
+"""One message more for each four slots may be held while it is only being settled: acks take a round trip and the wait
+for company, an eighth of the time of an object that takes 0.1 s. Bounded, lest a queue that hangs fills the memory."""
 
 IDLE_LOOKS = 3
 
@@ -108,6 +112,8 @@ class Worker:
         self._slots = Slots(limits.max_in_flight, kept_for_live=max(1, limits.max_in_flight // 4))
         self._hands: set[Hand] = set()
         self._found: set[Hand] = set()
+        self._settling = 0
+        self._settling_most = limits.max_in_flight // SETTLING_PART
         self._stopping = asyncio.Event()
         self._fatal: QueueMissing | None = None
         self._is_full: dict[QueueName, bool] = dict.fromkeys(self._queues, False)
@@ -138,8 +144,13 @@ class Worker:
 
     @property
     def in_flight(self) -> int:
-        """How many keys are being worked on."""
-        return len(self._hands)
+        """How many keys are being worked on; those that gave up their slot are only being settled."""
+        return len(self._hands) - self._settling
+
+    @property
+    def held(self) -> int:
+        """How many keys have messages in hand: at work, being settled, or found and waiting for a slot."""
+        return len(self._hands) + len(self._found)
 
     @property
     def paused(self) -> bool:
@@ -238,6 +249,9 @@ class Worker:
             except (QueueError, TransportError) as error:
                 log.warning("receive failed", queue=queue.name, reason=error.message, hint=error.hint)
                 await self._nap(FEEDER_RETRY_S)
+            # Hands begin before more is asked for: one may be the try of a route that has rested. And a queue that
+            # answers without waiting must not keep the loop to itself.
+            await asyncio.sleep(0)
 
     def _expects_nothing(self, name: QueueName, *, helps: bool) -> bool:
         """Say whether a receive makes no sense now: every route rests, or a helper's queue has no backlog."""
@@ -250,17 +264,20 @@ class Worker:
         """Receive into slots already taken; each key's messages use one, the rest go back."""
         hands: list[Hand] = []
         try:
-            hands = await self._fetch(queue, taken)
+            hands, strays = await self._fetch(queue, taken)
         finally:
             self._slots.give(taken - len(hands))
-        await self._start(hands)
+        self._start(hands)
+        await self._send_home(queue, strays)
 
     async def _look(self, queue: Queue) -> None:
         """Wait for a message without a slot, then for a slot with the message, while its lease runs on.
 
         For an idle queue beside the live one: a long poll must not keep a slot from whoever has work.
         """
-        for hand in await self._fetch(queue, 1):
+        hands, strays = await self._fetch(queue, 1)
+        await self._send_home(queue, strays)
+        for hand in hands:
             self._found.add(hand)
             try:
                 with hand.patience():
@@ -268,12 +285,12 @@ class Worker:
             finally:
                 self._found.discard(hand)
             if taken:
-                await self._start([hand])
+                self._start([hand])
             else:
                 await self._give_back(queue, hand.deliveries)
 
-    async def _fetch(self, queue: Queue, most: int) -> list[Hand]:
-        """Receive, and sort what came into hands; gives it back if the worker is to stop."""
+    async def _fetch(self, queue: Queue, most: int) -> tuple[list[Hand], list[Delivery]]:
+        """Receive, and sort what came into hands and strays; gives it back if the worker is to stop."""
         asked_s = self._clock_s()
         deliveries = await queue.receive(most, self._limits.poll_wait_s)
         if queue.name == "live":
@@ -281,15 +298,14 @@ class Worker:
         self._is_full[queue.name] = len(deliveries) == most
         if self._stopping.is_set():
             await self._give_back(queue, deliveries)
-            return []
-        return await self._sort(queue, deliveries, asked_s)
+            return [], []
+        return self._sort(queue, deliveries, asked_s)
 
-    async def _start(self, hands: Iterable[Hand]) -> None:
+    def _start(self, hands: Iterable[Hand]) -> None:
         loop = asyncio.get_running_loop()
         for hand in hands:
             self._hands.add(hand)
             hand.task = loop.create_task(self._work(hand))
-        await asyncio.sleep(0)  # they begin before more is asked for: one may be the try of a route that has rested
 
     async def _give_back(self, queue: Queue, deliveries: Sequence[Delivery]) -> None:
         given = await asyncio.gather(*(queue.retry(each, 0.0) for each in deliveries), return_exceptions=True)
@@ -297,13 +313,14 @@ class Worker:
             if isinstance(failure, Exception):
                 log.warning("a message could not be given back; its lease ends by itself", reason=str(failure))
 
-    async def _sort(self, queue: Queue, deliveries: Sequence[Delivery], asked_s: float) -> list[Hand]:
-        """Sort messages into hands by key; those that are not one Change in its own group are settled here."""
+    def _sort(self, queue: Queue, deliveries: Sequence[Delivery], asked_s: float) -> tuple[list[Hand], list[Delivery]]:
+        """Sort messages into hands by key, and those that are not one Change in its own group."""
         hands: dict[str, Hand] = {}
+        strays: list[Delivery] = []
         for delivery in deliveries:
             change = only_change(delivery)
             if change is None:
-                await self._send_home(queue, delivery)
+                strays.append(delivery)
                 continue
             lease = Lease(delivery, asked_s, asked_s + self._limits.lease_s)
             hand = hands.get(delivery.group)
@@ -311,33 +328,42 @@ class Worker:
                 hands[delivery.group] = Hand(change, queue.name, [lease], self._clock_s, self._clock_s())
             else:
                 hand.leases.append(lease)
-        return list(hands.values())
+        return list(hands.values()), strays
 
-    async def _send_home(self, queue: Queue, delivery: Delivery) -> None:
-        """Settle a message that is not one Change in its key's own group: it is re-sent in that form, or buried.
+    async def _send_home(self, queue: Queue, strays: Iterable[Delivery]) -> None:
+        """Settle messages that are not one Change in its key's own group: re-sent in that form, or buried.
 
         Sending comes before the ack, so nothing is lost in between; a message sent twice is harmless.
         """
-        found = survey(delivery.body)
-        try:
-            if found.changes:
-                await queue.send(found.changes, fresh=True)
-                self.settled["rehomed"] += len(found.changes)
-            if found.undecodable:
-                why = "; ".join(found.undecodable) if found.changes or found.ignored else summary(found.undecodable)
-                await self._settler.bury_unread(queue, delivery, why, UndecodableEvent.default_hint)
-            else:
-                await queue.ack(delivery)
-        except (QueueError, TransportError) as error:
-            log.warning("could not re-send a message; it comes back", queue=queue.name, reason=error.message)
+        for delivery in strays:
+            found = survey(delivery.body)
+            try:
+                if found.changes:
+                    await queue.send(found.changes, fresh=True)
+                    self.settled["rehomed"] += len(found.changes)
+                if found.undecodable:
+                    why = "; ".join(found.undecodable) if found.changes or found.ignored else summary(found.undecodable)
+                    await self._settler.bury_unread(queue, delivery, why, UndecodableEvent.default_hint)
+                else:
+                    await queue.ack(delivery)
+            except (QueueError, TransportError) as error:
+                log.warning("could not re-send a message; it comes back", queue=queue.name, reason=error.message)
 
     # --- working ---
 
     async def _work(self, hand: Hand) -> None:
-        """See one hand through, from the engine to the settled messages."""
+        """See one hand through, from the engine to the settled messages.
+
+        Its slot is the next one's as soon as only the settlement is left, which keeps nobody busy but the queue.
+        """
         started_s = self._clock_s()
+        is_early = False
         try:
             outcome = await self._replicate(hand)
+            is_early = self._settling < self._settling_most
+            if is_early:
+                self._settling += 1
+                self._slots.give(1)
             await self._settler.settle(hand, outcome, started_s)
         except Exception:
             log.exception("a message could not be settled; it comes back", ref=str(hand.change.ref))
@@ -345,7 +371,10 @@ class Worker:
             if self._saturated:
                 self._expect_answer_from(self._clock_s())
             self._hands.discard(hand)
-            self._slots.give(1)
+            if is_early:
+                self._settling -= 1
+            else:
+                self._slots.give(1)
 
     async def _replicate(self, hand: Hand) -> Outcome | None:
         """Run the engine; None means that the lease was lost."""
@@ -354,6 +383,10 @@ class Worker:
         except LeaseLost:
             return None
         except asyncio.CancelledError:
+            # The cancellation is dealt with here: what settles goes on in this task, whose time-outs must know that.
+            task = asyncio.current_task()
+            while task is not None and task.uncancel():
+                pass
             reason = "the worker is stopping" if self._stopping.is_set() else "the work did not move and was cut"
             return Retry(reason, failed=not self._stopping.is_set())
         except Exception as error:
@@ -376,6 +409,7 @@ class Worker:
 
     async def _cut_hands(self) -> None:
         """Cut what is left; each hand gives its messages back by itself."""
+        await asyncio.sleep(0)  # one made in this very turn has to begin before it can be cut, or it never does
         tasks = [hand.task for hand in self._hands if hand.task is not None]
         for hand in self._hands:
             hand.cut()
@@ -398,7 +432,7 @@ class Worker:
                 quiet = 0
                 continue
             waiting = any(depth.visible + depth.in_flight + depth.delayed for depth in depths)
-            quiet = 0 if waiting or self._hands else quiet + 1
+            quiet = 0 if waiting or self.held else quiet + 1
         self.stop()
 
     async def _nap(self, seconds: float) -> None:
