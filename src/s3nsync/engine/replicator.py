@@ -36,7 +36,7 @@ from s3nsync.engine.access import Access
 from s3nsync.engine.parties import Budget, Gate, Hand, Lane, Opened, Source, Target
 from s3nsync.engine.removals import delete, discard
 from s3nsync.engine.share import Share
-from s3nsync.engine.uploads import STREAM_BYTES, Offload, Sending
+from s3nsync.engine.uploads import STREAM_BYTES, WHOLE_EXTRA_PART, Offload, Sending
 from s3nsync.errors import LeaseLost, S3nsyncError, SourceChanged
 from s3nsync.mapping import FolderMarker, OutOfScope, Placed, Refused, place, trash_path
 from s3nsync.model import (
@@ -180,7 +180,8 @@ class Replicator:
             share.give_back()
 
     def _held_for(self, size_bytes: int) -> int:
-        return size_bytes if size_bytes <= self.buffer_bytes else STREAM_BYTES
+        """Give what an object takes of the budget: one held whole costs more than itself, see WHOLE_EXTRA_PART."""
+        return size_bytes + size_bytes // WHOLE_EXTRA_PART if size_bytes <= self.buffer_bytes else STREAM_BYTES
 
     async def _act_on_absence(self, placed: Placed, gone: Gone, access: Access) -> Outcome:
         route = placed.route
