@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from s3nsync.errors import ConnectionLost
-from s3nsync.http.exchange import Answer, Body
+from s3nsync.http.exchange import JOIN_BYTES, Answer, Body
 from s3nsync.http.heads import Fields, encode_head, framing_of, request_line
 from s3nsync.http.origin import Origin, Timeouts, tls_context
 from s3nsync.http.pool import Pool
@@ -81,10 +81,23 @@ class Http:
                 method, keep_alive=keep_alive, progress_s=progress_s or self._timeouts.progress_s
             )
             try:
-                return await exchange.run(head, body, announced, trailers)
+                if body is None:
+                    exchange.send_whole(head)
+                elif isinstance(body, bytes) and len(body) <= JOIN_BYTES:
+                    exchange.send_whole(head + body)
+                else:
+                    await exchange.send(head, body, announced, trailers)
+                while not exchange.status:
+                    await exchange.change()
             except ConnectionLost as lost:
+                exchange.abort()
                 if not (may_repeat and lost.reused) or exchange.received:
                     raise
+            except BaseException:
+                exchange.abort()
+                raise
+            else:
+                return exchange
             fresh = True
 
     def _open_pool(self, origin: Origin) -> Pool:

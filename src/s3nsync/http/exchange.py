@@ -4,7 +4,7 @@
     Exchange    how it comes about: the request goes out, the answer's bytes come in
 
 An exchange is an answer, not beside one: small objects are counted in single calls. One task at a time waits for a
-`_change`: first the sender, then whoever reads the answer.
+`change`: first the sender, then whoever reads the answer.
 
 An answer that comes as most do is read at one stroke (see `plain`), any other by llhttp from its first byte. Neither
 sees more of a body whose length is known than what came along with the head.
@@ -28,7 +28,9 @@ from s3nsync.http.plain import read_plain
 Body = Chunk | AsyncIterable[Chunk]
 """A request's body. A chunk must not be changed once it was given: it may be written later, and is not copied."""
 
-_JOIN_BYTES: Final = 64 << 10  # up to here copying is cheaper than a second system call
+JOIN_BYTES: Final = 64 << 10
+"""Up to here copying a body behind its head is cheaper than a second system call."""
+
 _PIECE_BYTES: Final = 256 << 10  # one write at most; more throughput was not to be had with larger ones
 _WINDOW_BYTES: Final = 256 << 10  # of an answer's body held unread before reading pauses
 _UNASKED_BYTES: Final = 32 << 10  # the same until somebody reads: many answers may wait for memory to be read into
@@ -87,7 +89,7 @@ class Answer:
             size += len(part)
             if size > limit_bytes:
                 error = self._failure(BadAnswer, f"the answer's body is longer than {limit_bytes} bytes")
-                self._abort()
+                self.abort()
                 raise error
             parts.append(part)
         return b"".join(parts)
@@ -107,7 +109,7 @@ class Answer:
             pass  # nobody wants these bytes any more
         finally:
             if not self.complete:
-                self._abort()
+                self.abort()
 
     async def __aenter__(self) -> Self:
         """Enter: the answer itself."""
@@ -125,21 +127,21 @@ class Answer:
         while not self._parts:
             if self.complete:
                 return None
-            await self._change()
+            await self.change()
         part = self._parts.popleft()
         self._unread_bytes -= len(part)
         if self._unread_bytes <= _WINDOW_BYTES // 2 and self._connection.exchange is self:
             self._connection.resume_reading()
         return part
 
-    def _change(self) -> asyncio.Future[None]:
+    def change(self) -> asyncio.Future[None]:
         """Give what to await until something happened; raises what went wrong."""
         if self._error is not None:
             raise self._error
         self._wake = wake = self._connection.loop.create_future()
         return wake
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         """Cut the connection, if it is still ours."""
         if self._connection.exchange is self:
             self._connection.abort()
@@ -222,30 +224,24 @@ class Exchange(Answer):
 
     # --- the request
 
-    async def run(
-        self, head: bytes, body: Body | None, length: int | None, trailers: Callable[[], Fields] | None
-    ) -> Answer:
-        """Send the request and wait for the answer's head; whatever goes wrong, the connection is cut.
+    async def send(self, head: bytes, body: Body, length: int | None, trailers: Callable[[], Fields] | None) -> None:
+        """Send the request, as far as the answer does not come first; after a failure the connection must be cut.
 
         `length` is what was announced, None if the body goes out in chunks.
         """
-        try:
-            if body is None:
-                self._connection.write(head)
-            elif isinstance(body, bytes) and len(body) <= _JOIN_BYTES:
-                self._connection.write(head + body)
-            else:
-                self.early = not await self._write(head, body, length, trailers)
-                self._keep_alive = self._keep_alive and not self.early
-            self._request_over = True
-            if self.complete:
-                self._settle()
-            while not self.status:
-                await self._change()
-        except BaseException:
-            self._abort()
-            raise
-        return self
+        self.early = not await self._write(head, body, length, trailers)
+        self._keep_alive = self._keep_alive and not self.early
+        self._end_request()
+
+    def send_whole(self, request: bytes) -> None:
+        """Send a request in a single write."""
+        self._connection.write(request)
+        self._end_request()
+
+    def _end_request(self) -> None:
+        self._request_over = True
+        if self.complete:
+            self._settle()
 
     async def _write(self, head: bytes, body: Body, length: int | None, trailers: Callable[[], Fields] | None) -> bool:
         """Write all there is and return True; or stop and return False because the answer is here."""
@@ -299,7 +295,7 @@ class Exchange(Answer):
             self._burst_bytes = size
             await asyncio.sleep(0)
         while not self.status and not self._connection.writable:
-            await self._change()
+            await self.change()
         if not self.status and self._error is not None:
             raise self._error
         return not self.status
