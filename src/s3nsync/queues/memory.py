@@ -61,6 +61,7 @@ class MemoryQueue:
         self._now_s = now_s
         self._delay_s = delay_s
         self._capacity = inf if capacity is None else capacity
+        self._roomy = inf if capacity is None else capacity - max(1, capacity // 8)
         self._on_burial = on_burial
         self._groups: dict[str, deque[_Message]] = {}
         self._ready: deque[str] = deque()
@@ -102,7 +103,8 @@ class MemoryQueue:
         group = self._groups[message.group]
         group.remove(message)
         self._count -= 1
-        self._room.set()
+        if self._count <= self._roomy:  # for a few at once: each time, all who wait for room wake up
+            self._room.set()
         if group:
             self._show(message.group)
         else:
