@@ -106,9 +106,9 @@ async def test_a_drain_tells_each_change_and_what_all_came_to(aws: Aws, tmp_path
 async def test_ctrl_c_says_how_to_go_on(aws: Aws, tmp_path: Path) -> None:
     """The bar is gone, the cursor is back, and the next run goes on from there."""
     async with site(aws, tmp_path) as at:
-        await at.put({f"k/{number:03}": b"x" for number in range(120)})
-        with on_terminal(at, "sync --rate 20 --state progress") as terminal:
-            await seen(terminal, lambda text: bool(re.search(r"[1-9]\d* sent", text)))
+        await at.put({f"k/{number:03}": b"x" for number in range(300)})
+        with on_terminal(at, "sync --rate 40 --state progress") as terminal:
+            await seen(terminal, lambda text: "100 sent" in text)  # and five seconds lie before the end
             terminal.press(PRESS_CTRL_C)
             assert await ended(terminal) == 130
         assert "Stopped before the end: run it again with --state progress, and it goes on from there." in (
@@ -137,13 +137,13 @@ async def test_ctrl_c_lets_what_is_under_way_finish_and_a_second_one_does_not(aw
         assert 0 < copied < 20
         assert f"Done here: {copied} copied" in terminal.screen.text
         at.emulator.clear_faults()
-        at.emulator.inject(Fault(kind="slow", action="upload", delay_s=50))
+        at.emulator.inject(Fault(kind="slow", action="upload", delay_s=20))
         with on_terminal(at, "sync --direct") as terminal:
             await seen(terminal, lambda text: "of " in text and " objects" in text and bool(at.uploads() > copied))
             terminal.press(PRESS_CTRL_C)
             await seen(terminal, lambda text: "Ctrl-C again leaves at once" in text)
             terminal.press(PRESS_CTRL_C)
-            assert await asyncio.to_thread(terminal.wait, 20) == 130
+            assert await asyncio.to_thread(terminal.wait, 10) == 130
         assert terminal.screen.cursor_shown
         assert "Traceback" not in terminal.screen.text
         at.emulator.clear_faults()
