@@ -50,10 +50,15 @@ def finish(ui: Ui, action: Callable[[], int | None]) -> None:
 
 
 def run_async(work: Coroutine[object, object, T]) -> T:
-    """Run a coroutine to its end, on uvloop where it is installed; Ctrl-C cancels it."""
+    """Run a coroutine to its end, on uvloop where it is installed; Ctrl-C cancels it, and a second one ends it all."""
+
+    async def interruptible() -> T:
+        with interrupts.once():
+            return await work
+
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        return runner.run(work)
+        return runner.run(interruptible())
     finally:
         if not isinstance(sys.exception(), KeyboardInterrupt):  # else see `finish`
             runner.close()
