@@ -141,7 +141,7 @@ async def assemble(
             check=queues["check"],
             engine=engine,
             gate=gate,
-            limits=_limits(settings),
+            limits=_limits(settings, has_live=in_memory is None),
             report=report,
             clock_s=suspended_clock_s,
             now_s=time.time,
@@ -166,10 +166,14 @@ suspended_clock_s: Callable[[], float] = functools.partial(
 asked a dozen times for each object, hence no function of Python's."""
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: Settings, *, has_live: bool) -> Limits:
+    """Set the worker's numbers; it keeps a quarter of its slots for live events, which is added where there are none.
+
+    So a queue in memory has as many objects in flight as the settings say, and as the account's lane lets through.
+    """
     worker = settings.worker
     return Limits(
-        max_in_flight=worker.max_in_flight,
+        max_in_flight=worker.max_in_flight if has_live else worker.max_in_flight * 4 // 3,
         lease_s=worker.lease_s,
         grace_s=worker.grace_s,
         drain_s=worker.drain_s,

@@ -112,6 +112,21 @@ async def test_a_full_queue_lets_its_sender_wait() -> None:
     await sending
 
 
+async def test_room_is_told_of_once_for_many() -> None:
+    """Those who wait for room in a large queue wake when an eighth of it is free, and not at each ack."""
+    queue = new(Clock(), capacity=80)
+    sending = asyncio.ensure_future(queue.send([change(f"{number}") for number in range(90)]))
+    await asyncio.sleep(0)
+    counts = []
+    for held in await queue.receive(10, 0):
+        assert await queue.ack(held)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        counts.append(queue.count)
+    assert counts == [79, 78, 77, 76, 75, 74, 73, 72, 71, 80]
+    await sending
+
+
 async def test_what_is_buried_is_told_once_and_gone() -> None:
     """A burial under a lost lease is not told: another hand will come to its own end."""
     clock, buried = Clock(), list[Burial]()

@@ -164,7 +164,7 @@ async def test_a_copy_killed_in_the_middle_goes_on_where_it_was(aws: Aws, tmp_pa
     async with site(aws, tmp_path) as at:
         await at.put(bodies)
         at.emulator.inject(Fault(kind="slow", action="upload", delay_s=0.01))
-        env = {**at.env(), "S3NSYNC_WORKER_MAX_IN_FLIGHT": "6"}
+        env = {**at.env(), "S3NSYNC_WORKER_MAX_IN_FLIGHT": "5"}
         process = at.start("sync --direct", env)
         while at.uploads() < 200:
             assert process.popen.poll() is None, process.text
