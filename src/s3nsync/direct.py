@@ -39,7 +39,7 @@ class Direct:
     async def finished(self, on_checks: Callable[[int], None]) -> None:
         """Wait until everything is done; `on_checks` hears how many Checks are still waited for, when only they are."""
         told = False
-        while self.bulk.count or self.check.count or self.app.worker.in_flight:
+        while self.bulk.count or self.check.count or self.app.worker.held:
             if not self.bulk.count and not told:
                 told = True
                 on_checks(self.check.count)
@@ -50,8 +50,8 @@ class Direct:
     async def stopped(self, on_work: Callable[[int], None]) -> None:
         """Take nothing more and wait for what is in hand; `on_work` hears how much that is, if it is any."""
         self.app.worker.stop()
-        if self.app.worker.in_flight:
-            on_work(self.app.worker.in_flight)
+        if self.app.worker.held:
+            on_work(self.app.worker.held)
         await asyncio.wait([self.work])
 
 

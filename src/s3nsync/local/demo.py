@@ -302,7 +302,7 @@ def _listing(scene: Stage) -> dict[str, tuple[int, str]]:
 
 async def _is_settled(app: App) -> bool:
     depths = await asyncio.gather(*(queue.depth() for name, queue in app.queues.items() if name != "dead"))
-    return not app.worker.in_flight and not any(each.visible + each.in_flight + each.delayed for each in depths)
+    return not app.worker.held and not any(each.visible + each.in_flight + each.delayed for each in depths)
 
 
 async def _until(holds: Callable[[], Awaitable[bool]], otherwise: str) -> None:
