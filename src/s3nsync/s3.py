@@ -23,7 +23,7 @@ import html
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
@@ -165,6 +165,18 @@ class _Opening:
     lines: Lines
 
 
+@dataclass(slots=True)
+class _Home:
+    """Where a bucket is, and what this second's requests to it share; a bucket that moves gets another one.
+
+    A request keeps to the home it began with: host, region and signature go together, whatever is learned meanwhile.
+    """
+
+    region: str
+    address: Address
+    openings: dict[tuple[str, tuple[Header, ...]], _Opening] = field(default_factory=dict, repr=False)
+
+
 class S3:
     """The objects of any bucket; those in other regions cost one more request each, once."""
 
@@ -195,10 +207,8 @@ class S3:
         self._backoff = backoff
         self._on_elsewhere = on_elsewhere
         self._ahead = ahead
-        self._elsewhere: dict[str, str] = {}
-        self._addresses: dict[str, Address] = {}
+        self._homes: dict[str, _Home] = {}
         self._signers: dict[str, Signer] = {}
-        self._openings: dict[tuple[str, str, tuple[Header, ...]], _Opening] = {}
 
     def __repr__(self) -> str:
         """Show where objects are read from."""
@@ -247,11 +257,10 @@ class S3:
         async with answer:
             page = await answer.read()
         if b"<ListBucketResult" not in page:
-            raise BucketMissing(f"what answers for bucket {bucket} at {self._address(bucket).origin} is not S3")
+            raise BucketMissing(f"what answers for bucket {bucket} at {self._home(bucket).address.origin} is not S3")
         region = answer.headers.get("x-amz-bucket-region", "")
-        if region != self._region_of(bucket) and _REGION.fullmatch(region):
-            self._move(bucket, region)
-        return self._region_of(bucket)
+        home = self._move(bucket, region) if _REGION.fullmatch(region) else self._home(bucket)
+        return home.region
 
     async def list_page(self, bucket: str, query: Sequence[tuple[str, str]]) -> bytes:
         """Ask for one page of the bucket's listing with these parameters; give S3's XML document as it came.
@@ -285,47 +294,43 @@ class S3:
     async def _exchange(self, ask: _Ask) -> Answer | Fault:
         """Send; once more with new keys if S3 calls ours expired, and once to where S3 says that the bucket is."""
         credentials = await self._credentials.get()
-        answer = await self._send(ask, credentials)
+        home = self._homes.get(ask.bucket) or self._home(ask.bucket)
+        answer = await self._send(home, ask, credentials)
         if answer.status in (200, 206):
             return answer
-        found: Answer | Fault = await self._read_fault(ask, answer)
+        found: Answer | Fault = await _read_fault(answer, home.region)
         if isinstance(found, Fault) and _is_expiry(found, ask.method):
             renewed = await self._credentials.renew(credentials)
             if renewed != credentials:
-                found, credentials = await self._send_again(ask, renewed), renewed
+                found, credentials = await self._send_again(home, ask, renewed), renewed
         if isinstance(found, Fault) and _is_redirect(found):
-            self._move(ask.bucket, found.region)
-            found = await self._send_again(ask, credentials)
+            found = await self._send_again(self._move(ask.bucket, found.region), ask, credentials)
         return found
 
-    async def _send_again(self, ask: _Ask, credentials: Credentials) -> Answer | Fault:
-        answer = await self._send(ask, credentials)
-        return answer if answer.status in (200, 206) else await self._read_fault(ask, answer)
+    async def _send_again(self, home: _Home, ask: _Ask, credentials: Credentials) -> Answer | Fault:
+        answer = await self._send(home, ask, credentials)
+        return answer if answer.status in (200, 206) else await _read_fault(answer, home.region)
 
-    def _send(self, ask: _Ask, credentials: Credentials) -> Awaitable[Answer]:
-        address = self._addresses.get(ask.bucket) or self._address(ask.bucket)
-        target = address.target_of(ask.path)
-        headers = functools.partial(self._lines, ask, address.origin, target, credentials)
-        return self._http.send(address.origin, ask.method, target, headers=headers)
+    def _send(self, home: _Home, ask: _Ask, credentials: Credentials) -> Awaitable[Answer]:
+        target = home.address.target_of(ask.path)
+        headers = functools.partial(self._lines, home, ask, target, credentials)
+        return self._http.send(home.address.origin, ask.method, target, headers=headers)
 
-    def _lines(self, ask: _Ask, origin: Origin, target: str, credentials: Credentials) -> Lines:
+    def _lines(self, home: _Home, ask: _Ask, target: str, credentials: Credentials) -> Lines:
         """Sign: lay out all header fields of a request."""
         now_s = int(self._now_s())
-        kind = (ask.bucket, ask.method, ask.signed)
-        opening = self._openings.get(kind)
+        kind = (ask.method, ask.signed)
+        opening = home.openings.get(kind)
         if opening is None or opening.now_s != now_s or opening.credentials is not credentials:
-            opening = self._openings[kind] = self._opening(ask, origin, credentials, now_s)
+            opening = home.openings[kind] = self._opening(home, ask, credentials, now_s)
         return f"{opening.lines}{opening.seal.signature(target)}\r\n{ask.unsigned}"
 
-    def _opening(self, ask: _Ask, origin: Origin, credentials: Credentials, now_s: int) -> _Opening:
-        signer = self._signer_for(self._region_of(ask.bucket), credentials)
-        seal = signer.seal(ask.method, origin.authority, headers=ask.signed, payload_sha256=EMPTY_SHA256, now_s=now_s)
+    def _opening(self, home: _Home, ask: _Ask, credentials: Credentials, now_s: int) -> _Opening:
+        signer = self._signer_for(home.region, credentials)
+        host = home.address.origin.authority
+        seal = signer.seal(ask.method, host, headers=ask.signed, payload_sha256=EMPTY_SHA256, now_s=now_s)
         names, values = zip(*seal.fields, _IDENTITY, ("Authorization", seal.authorization), strict=True)
         return _Opening(now_s, credentials, seal, Layout(*names).fill(*values).removesuffix("\r\n"))
-
-    async def _read_fault(self, ask: _Ask, answer: Answer) -> Fault:
-        async with answer:
-            return await _read_fault(answer, self._region_of(ask.bucket))
 
     def _signer_for(self, region: str, credentials: Credentials) -> Signer:
         signer = self._signers.get(region)
@@ -333,21 +338,19 @@ class S3:
             signer = self._signers[region] = Signer(credentials, region=region, service="s3")
         return signer
 
-    def _region_of(self, bucket: str) -> str:
-        return self._elsewhere.get(bucket, self._region)
+    def _move(self, bucket: str, region: str) -> _Home:
+        """Ask for the bucket in `region` from now on, and say so; many may learn it at once, one says it."""
+        home = self._home(bucket)
+        if region != home.region:
+            home = self._homes[bucket] = _Home(region, address_of(bucket, region, self._endpoint))
+            self._on_elsewhere(bucket, region)
+        return home
 
-    def _move(self, bucket: str, region: str) -> None:
-        """Ask for the bucket in `region` from now on, and say so."""
-        self._elsewhere[bucket] = region
-        self._addresses.pop(bucket, None)
-        self._openings.clear()
-        self._on_elsewhere(bucket, region)
-
-    def _address(self, bucket: str) -> Address:
-        address = self._addresses.get(bucket)
-        if address is None:
-            address = self._addresses[bucket] = address_of(bucket, self._region_of(bucket), self._endpoint)
-        return address
+    def _home(self, bucket: str) -> _Home:
+        home = self._homes.get(bucket)
+        if home is None:
+            home = self._homes[bucket] = _Home(self._region, address_of(bucket, self._region, self._endpoint))
+        return home
 
 
 # --- what an answer means --------------------------------------------------------------------------------------
@@ -424,7 +427,8 @@ def _is_redirect(fault: Fault) -> bool:
 async def _read_fault(answer: Answer, our_region: str) -> Fault:
     text = ""
     with contextlib.suppress(BadAnswer):  # too long for S3: judged by its status alone
-        text = (await answer.read(ERROR_LIMIT_BYTES)).decode("utf-8", "replace")
+        async with answer:
+            text = (await answer.read(ERROR_LIMIT_BYTES)).decode("utf-8", "replace")
     headers = answer.headers
     region = headers.get("x-amz-bucket-region") or _element(text, "Region")
     return Fault(

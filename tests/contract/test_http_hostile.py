@@ -169,6 +169,7 @@ async def test_headers_are_a_case_insensitive_mapping() -> None:
         b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 129 + b"Content-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nA: " + b"b" * 66_000,
         b"HTTP/1.1 100 Continue\r\n\r\n" * 3000,
+        b"HTTP/1.1 199 Hints\r\nContent-Length: 2\r\n\r\nno" + OK,
     ],
 )
 async def test_what_is_not_http_is_refused(raw: bytes) -> None:
@@ -451,6 +452,16 @@ async def test_idle_connections_expire() -> None:
         await get(http, server.origin)
         await until(lambda: _states(http) == (0, 0))
         assert time.monotonic() - used_s >= 0.2
+
+
+async def test_what_was_sent_before_a_rest_does_not_make_it_longer() -> None:
+    """The first look at a connection that rests ends it, though bytes were written since the last look."""
+    async with client(idle_s=60) as http, hostile(answering(OK)) as server:
+        await get(http, server.origin)
+        connection = http._pools[server.origin].idle[0]
+        connection._moved_s -= 61
+        connection._look()
+        assert _states(http) == (0, 0)
 
 
 @pytest.mark.parametrize("asked", ["close", "Keep-Alive, CLOSE"])

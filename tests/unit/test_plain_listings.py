@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import re
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from s3nsync.compare import SourceItem
 from s3nsync.errors import BadAnswer
+from s3nsync.netstorage.plain import PlainReader
 from s3nsync.netstorage.wire import Entry, Page, XmlReader
 from s3nsync.reconcile.listing.page import ListingPage, read_page
 
@@ -283,3 +285,34 @@ def test_an_element_without_end_is_not_gathered_for_ever() -> None:
         reader.feed(b"n" * 8_192)
     reader.feed(b'"/></list>')
     assert [len(entry.name) for entry in reader.page().entries] == [3 * 8_192]
+
+
+@pytest.mark.parametrize("space", ["\x0b", "\x0c", "\x1c", "\x1f", "\x85", "\xa0"])
+def test_what_xml_calls_no_space_is_none_before_a_file(space: str) -> None:
+    """Characters that are white space to others than XML are left to expat, byte for byte."""
+    plain = '<file type="file" name="a" size="1" mtime="2"/>'
+    body = f'<stat directory="/1">{plain}{space}{plain}</stat>'.encode("latin-1")
+    parts = list(PlainReader().feed(body))
+    assert b"".join(part for part in parts if isinstance(part, bytes)) == body
+
+
+def test_long_white_space_is_gone_through_once() -> None:
+    """Long white space in a listing costs time that grows with its length, not with its square."""
+    plain = '<file type="file" name="a" size="1" mtime="2"/>'
+    took_s = []
+    for size in (2_000, 40_000):
+        body = f'<stat directory="/1">{plain}{" " * size}<file type="dir" name="b"/>{plain}</stat>'.encode()
+        started_s = time.process_time()
+        files = [part for part in PlainReader().feed(body) if not isinstance(part, bytes)]
+        took_s.append(time.process_time() - started_s)
+        assert sum(len(each.names) for each in files) == 2
+    assert took_s[1] < max(100 * took_s[0], 1.0)  # 20 times as long; with its square it takes ten seconds
+
+
+def test_an_encoding_that_nobody_knows_is_told() -> None:
+    """A document in an encoding without a reader is a bad answer, not a crash."""
+    reader = XmlReader("list /1")
+    with pytest.raises(BadAnswer):
+        reader.feed(b'<?xml version="1.0" encoding="no-such-coding"?><stat directory="/1"/>')
+    with pytest.raises(BadAnswer):
+        read_page(b'<?xml version="1.0" encoding="no-such-coding"?><ListBucketResult/>', "s3://bucket")

@@ -184,8 +184,9 @@ class Connection(asyncio.BufferedProtocol):
         now_s = self.loop.time()
         # What TLS and the kernel hold counts as moved: pieces are small enough for that to be a small error.
         flushed_bytes = self._written_bytes - self.transport.get_write_buffer_size()
-        if self._waits_for_caller or self._paused or flushed_bytes != self._flushed_bytes:
-            self._flushed_bytes = flushed_bytes
+        moves = self._waits_for_caller or self._paused or flushed_bytes != self._flushed_bytes
+        self._flushed_bytes = flushed_bytes
+        if moves and self.exchange is not None:  # a rest is not made longer by what was sent before it
             self._moved_s = now_s
         if now_s < self._moved_s + self._limit_s:
             self._set_timer()

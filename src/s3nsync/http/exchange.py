@@ -344,6 +344,9 @@ class Exchange(Answer):
         if self.complete:
             self._surplus = True
             return
+        if not self.status:
+            self._fault = "an interim answer (1xx) has a body"
+            return
         self._parts.append(part)
         self._unread_bytes += len(part)
         self._without_body_bytes = 0

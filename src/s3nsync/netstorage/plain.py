@@ -86,8 +86,9 @@ def _files(parts: Sequence[str], pattern: re.Pattern[str] | None) -> Iterator[Pl
         yield PlainFiles(column["name"], column.get("size"), column.get("mtime"), column.get("md5"))
 
 
-_HEAD = re.compile(r'(?:<\?xml [^<>?]*\?>)?\s*<(?:stat|list)(?: [a-z_0-9]+="[^"<>]*")*>')
-_OTHERS = re.compile(r'(?:\s*<[a-z-]+(?: [a-z_0-9]+="[^"<]*")*/>)*\s*')
+_SPACE = "[ \\t\\r\\n]"  # XML's own: `\\s` knows more
+_HEAD = re.compile(rf'(?:<\?xml [^<>?]*\?>)?{_SPACE}*<(?:stat|list)(?: [a-z_0-9]+="[^"<>]*")*>')
+_OTHERS = re.compile(rf'(?:{_SPACE}*<[a-z-]+(?: [a-z_0-9]+="[^"<]*")*/>)*{_SPACE}*')
 _FIRST = re.compile(r'<file(?=[^<>]* type="file")((?: [a-z0-9]+="[^"<&]*")+)/>')
 _NAME = re.compile(" ([a-z0-9]+)=")
 _VALUES = {
@@ -114,4 +115,5 @@ def _pattern(attributes: str) -> re.Pattern[str] | None:
 def _compiled(order: tuple[str, ...]) -> re.Pattern[str] | None:
     if not {"type", "name"} <= set(order) <= set(_VALUES) or len(set(order)) < len(order):
         return None
-    return re.compile(r"\s*<file" + "".join(map(_VALUES.__getitem__, order)) + "/>")
+    # Without a bound on the space, a long run of it would be gone through anew from each of its characters.
+    return re.compile(f"{_SPACE}{{0,64}}<file" + "".join(map(_VALUES.__getitem__, order)) + "/>")

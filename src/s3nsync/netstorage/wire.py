@@ -320,7 +320,7 @@ class XmlReader:
             self._parser.Parse(chunk, final)
         except expat.ExpatError as error:
             raise self._bad(f"it is not well-formed XML ({error})") from error
-        except (ValueError, KeyError) as error:
+        except (ValueError, LookupError) as error:  # LookupError: an encoding that Python does not know, too
             raise self._bad(f"an attribute is missing or wrong ({error})") from error
 
     def _finish(self, *roots: str) -> None:

@@ -45,7 +45,7 @@ def read_page(document: bytes, bucket: str) -> ListingPage:
         reader = _PageReader()
         page = reader.read(rest)
         page.items[:0] = _plain_items(plain, is_encoded=reader.is_encoded)
-    except (expat.ExpatError, KeyError, ValueError) as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:
         why = f"{type(error).__name__}: {error}"
         raise BadAnswer(f"listing bucket {bucket}: the page cannot be read: {why}", sent=True) from error
     return page
