@@ -211,8 +211,8 @@ class WorkerSettings(BaseModel):
 
     max_in_flight: Annotated[Whole, Field(ge=4, le=1024)] = Field(
         default=64,
-        description="Changes worked on at once. 64 keeps a core busy with small objects. At least 4: one for each queue"
-        " and one for live events alone. Lower it if NetStorage goes on answering 429.",
+        description="Changes worked on at once. 64 keeps a core busy with small objects. At least 4, of which one is"
+        " for live events alone. Lower it if NetStorage goes on answering 429.",
     )
     lease_s: Annotated[Whole, Field(ge=1, le=43_200)] = Field(
         default=300,
