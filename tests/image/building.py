@@ -26,7 +26,7 @@ STRAY = (
     ".env",
     "src/s3nsync/.env",
     "src/s3nsync/key.pem",
-    "src/s3nsync/__pycache__/worker.cpython-313.pyc",
+    "src/s3nsync/worker/__pycache__/loop.cpython-313.pyc",
     "app/x.py",
 )
 """What may lie about in a working copy and must not get into an image."""

@@ -221,7 +221,7 @@ def test_an_arm64_image_is_built_without_running_anything_of_arm64(buildah: Buil
         machines = {path.name: int.from_bytes(path.read_bytes()[18:20], "little") for path in compiled}
         assert {"_awscrt.abi3.so"} < machines.keys()
         assert set(machines.values()) == {AARCH64}, machines
-        assert list((root / "app/s3nsync/__pycache__").glob("worker.*.pyc"))
+        assert list((root / "app/s3nsync/worker/__pycache__").glob("loop.*.pyc"))
 
 
 def test_a_platform_without_wheels_is_refused(buildah: Buildah) -> None:
