@@ -38,6 +38,13 @@ def test_every_promise_is_kept(played: list[Result]) -> None:
     assert not broken, tell(shrink(broken[0]))
 
 
+@pytest.mark.parametrize("seed", [200_036, 203_015])
+def test_a_worker_that_stands_still_while_it_cuts_its_hands_leaves_none_behind(seed: int) -> None:
+    """In these plans a worker sleeps through the time its cut hands have to settle: they are given what they need."""
+    result = run(draw(seed))
+    assert not result.violations, tell(result)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(len(SEEDS) == 1, reason="one seed does not meet every fault")
 def test_every_kind_of_fault_really_strikes(played: list[Result]) -> None:

@@ -46,6 +46,9 @@ IDLE_LOOKS = 3
 CUT_WITHIN_S = 10.0
 """How long hands that were cut may take to give their messages back: with the drain, less than ECS's two minutes."""
 
+CUT_STEPS = 10
+"""Waited for in so many steps: a process that stands still meanwhile loses one of them, not all of its hands' time."""
+
 FEEDER_RETRY_S = 2.0
 """How long a feeder waits after a receive that failed for a passing reason."""
 
@@ -413,10 +416,12 @@ class Worker:
         tasks = [hand.task for hand in self._hands if hand.task is not None]
         for hand in self._hands:
             hand.cut()
-        if tasks:
-            _, left = await asyncio.wait(tasks, timeout=CUT_WITHIN_S)
+        left = set(tasks)
+        for _ in range(CUT_STEPS):
             if left:
-                log.error("some messages could not be given back; their leases end by themselves", count=len(left))
+                _, left = await asyncio.wait(left, timeout=CUT_WITHIN_S / CUT_STEPS)
+        if left:
+            log.error("some messages could not be given back; their leases end by themselves", count=len(left))
 
     async def _stop_when_idle(self) -> None:
         """Stop once live and bulk queue were empty, and nothing in hand, at several looks in a row: counts lag."""
