@@ -1082,6 +1082,50 @@ async def test_another_name_is_refused(authority: trustme.CA, server_tls: ssl.SS
             await get(http, Origin("https", "127.0.0.1", server.origin.port))
 
 
+def _serving_tls(authority: trustme.CA, version: ssl.TLSVersion) -> tuple[ssl.SSLContext, list[bool]]:
+    """Make a server's context, with ticket keys of its own, and a list for `_tells_of_sessions`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    context.maximum_version = version
+    return context, []
+
+
+def _tells_of_sessions(resumed: list[bool]) -> Script:
+    """Answer one request a connection, and note whether its handshake went on with an earlier one."""
+
+    async def script(peer: Peer) -> None:
+        resumed.append(peer.writer.get_extra_info("ssl_object").session_reused)
+        await peer.head()
+        await peer.send(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+
+    return script
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_the_next_connection_goes_on_with_the_tls_session(authority: trustme.CA, version: ssl.TLSVersion) -> None:
+    """One full handshake for many connections; one more for a server that has forgotten, whose session is kept then."""
+    context = tls_context()
+    authority.configure_trust(context)
+    for _ in range(2):  # the second server has other keys, as one that was restarted
+        served, resumed = _serving_tls(authority, version)
+        async with client(tls=context) as http, hostile(_tells_of_sessions(resumed), tls=served) as server:
+            assert [await get(http, server.origin) for _ in range(3)] == [b"ok"] * 3
+        assert resumed == [False, True, True]
+
+
+async def test_a_session_vouches_for_no_other_name(authority: trustme.CA) -> None:
+    """A host that is asked for by a name which its certificate does not have is refused, whatever sessions are kept."""
+    context = tls_context()
+    authority.configure_trust(context)
+    served, resumed = _serving_tls(authority, ssl.TLSVersion.TLSv1_3)
+    async with client(tls=context) as http, hostile(_tells_of_sessions(resumed), tls=served) as server:
+        assert [await get(http, server.origin) for _ in range(2)] == [b"ok"] * 2
+        with pytest.raises(TlsRefused, match="not valid for"):
+            await get(http, Origin("https", "127.0.0.1", server.origin.port))
+        assert await get(http, server.origin) == b"ok"
+    assert resumed == [False, True, True]
+
+
 @contextlib.contextmanager
 def _closed_port() -> Iterator[int]:
     """Keep a port on which nobody listens."""

@@ -8,7 +8,8 @@ Each part is the only owner of its state:
     exchange     one request and its answer: writes the body, records what the parser says, holds what is not yet read
     heads        header fields and a request's head, as pure functions
     plain        the head of an answer that is as most are, as a pure function; llhttp reads all others
-    origin       where to connect, how patiently, whom to trust
+    origin       where to connect, how patiently
+    tls          whom to trust, and the session that a host's next connection goes on with
     dial         a host's addresses, and the first of them that answers
     proxy        the tunnel through a proxy
 
@@ -33,8 +34,9 @@ Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1 messages).
 from s3nsync.http.client import Http
 from s3nsync.http.exchange import Answer, Body
 from s3nsync.http.heads import Chunk, Fields, Header, Headers, Layout, Lines
-from s3nsync.http.origin import Origin, Scheme, Timeouts, tls_context
+from s3nsync.http.origin import Origin, Scheme, Timeouts
 from s3nsync.http.proxy import Proxies, Proxy
+from s3nsync.http.tls import tls_context
 
 __all__ = [
     "Answer",

@@ -11,9 +11,10 @@ from typing import Self
 from s3nsync.errors import ConnectionLost
 from s3nsync.http.exchange import JOIN_BYTES, Answer, Body
 from s3nsync.http.heads import Fields, encode_head, framing_of, request_line
-from s3nsync.http.origin import Origin, Timeouts, tls_context
+from s3nsync.http.origin import Origin, Timeouts
 from s3nsync.http.pool import Pool
 from s3nsync.http.proxy import Proxies
+from s3nsync.http.tls import tls_context
 
 
 class Http:

@@ -10,6 +10,7 @@ from s3nsync.errors import TransportError
 from s3nsync.http.exchange import Exchange
 from s3nsync.http.heads import Chunk
 from s3nsync.http.origin import Origin, Timeouts
+from s3nsync.http.tls import keep_session
 
 
 class Home(Protocol):
@@ -147,6 +148,15 @@ class Connection(asyncio.BufferedProtocol):
         """Start the watchdog's clock anew: the next move is the peer's."""
         self._waits_for_caller = False
         self._moved_s = self.loop.time()
+
+    def end(self, *, keep_alive: bool) -> None:
+        """Be through with an exchange: go back to the pool, or close."""
+        if self.served == 1:
+            keep_session(self.transport)
+        if keep_alive:
+            self.rest()
+        else:
+            self.abort()
 
     def rest(self) -> None:
         """Go back to the pool: whatever was under way is over."""

@@ -199,8 +199,8 @@ class Carrier(Protocol):
     def await_peer(self) -> None:
         """Start the watchdog's clock anew."""
 
-    def rest(self) -> None:
-        """Go back to the pool."""
+    def end(self, *, keep_alive: bool) -> None:
+        """Be through with the exchange: go back to the pool, or close."""
 
     def abort(self, error: TransportError | None = None) -> None:
         """Close at once."""
@@ -455,8 +455,5 @@ class Exchange(Answer):
     def _settle(self) -> None:
         """Both directions are over: give the connection back, or be rid of it."""
         if self._connection.exchange is self:
-            if self._keep_alive:
-                self._parser = None
-                self._connection.rest()
-            else:
-                self._connection.abort()
+            self._parser = None  # it and we refer to each other
+            self._connection.end(keep_alive=self._keep_alive)

@@ -1,10 +1,9 @@
-"""Where to connect, how patiently, and whom to trust."""
+"""Where to connect, and how patiently."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-import ssl
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -82,19 +81,3 @@ class Timeouts:
     connect_s: float = 10.0
     progress_s: float = 60.0
     idle_s: float = 4.0
-
-
-def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """Make a verifying TLS context (TLS 1.2 or later, ALPN http/1.1); `ca_file` adds to the system's authorities.
-
-    Raises ConfigError when the file cannot be used.
-    """
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigError(f"ca_file {ca_file!r} cannot be used: {error}", hint="name a readable PEM file") from None
-    return context
