@@ -379,7 +379,9 @@ def operations(made: Deployment, check: Check, *, verifies: bool) -> None:
     )
     attributes = made.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
     check("topic: encrypted", attributes["KmsMasterKeyId"], made.outputs["kms_key_arn"])
-    board = json.loads(made.client("cloudwatch").get_dashboard(DashboardName=NAME)["DashboardBody"])
+    board = json.loads(
+        made.client("cloudwatch").get_dashboard(DashboardName=f"{NAME}-{made.aws.region_name}")["DashboardBody"]
+    )
     check("dashboard: panels", len(board["widgets"]), 9 if verifies else 7)
 
 

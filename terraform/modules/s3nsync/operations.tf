@@ -210,7 +210,7 @@ locals {
 }
 
 resource "aws_cloudwatch_dashboard" "this" {
-  dashboard_name = var.name
+  dashboard_name = "${var.name}-${local.region}" # dashboards know no region either: the same name is overwritten without a word
   dashboard_body = jsonencode({
     widgets = [
       for number, panel in local.panels : {

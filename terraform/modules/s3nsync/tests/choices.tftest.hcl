@@ -146,6 +146,14 @@ run "defaults" {
   }
 
   assert {
+    condition = (
+      aws_cloudwatch_dashboard.this.dashboard_name == "s3nsync-eu-central-1" &&
+      alltrue([for role in aws_iam_role.this : startswith(role.name, "s3nsync-eu-central-1-")])
+    )
+    error_message = "What an account has once for all regions has the region in its name."
+  }
+
+  assert {
     condition     = length(aws_kms_key.this) == 1 && aws_kms_key.this[0].enable_key_rotation
     error_message = "A key of its own, rotated."
   }
