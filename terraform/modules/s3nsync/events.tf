@@ -65,30 +65,41 @@ resource "aws_lambda_permission" "s3" {
 # --- the other way: EventBridge -------------------------------------------------------------------------------------
 
 locals {
-  # EventBridge's patterns: * and \ in a prefix are meant as they are.
+  # A wildcard only where there is a prefix and a suffix: EventBridge refuses rules whose wildcards cost it too much. In
+  # one, * and \ in a prefix are meant as they are.
   key_patterns = {
     for bucket, prefixes in local.prefixes : bucket => [
-      for pair in setproduct(prefixes, local.suffixes) :
-      pair[1] == "" ? { prefix = pair[0] } : {
-        wildcard               = "${replace(replace(pair[0], "\\", "\\\\"), "*", "\\*")}*${replace(replace(pair[1], "\\", "\\\\"), "*", "\\*")}"
-      }
+      for pair in setproduct(prefixes, local.suffixes) : merge(
+        pair[1] == "" ? { prefix = pair[0] } : {},
+        pair[0] == "" && pair[1] != "" ? { suffix = pair[1] } : {},
+        pair[0] == "" || pair[1] == "" ? {} : {
+          wildcard = "${replace(replace(pair[0], "\\", "\\\\"), "*", "\\*")}*${replace(replace(pair[1], "\\", "\\\\"), "*", "\\*")}"
+        },
+      )
     ]
+  }
+  event_patterns = {
+    for bucket, keys in local.key_patterns : bucket => jsonencode({
+      source      = ["aws.s3"]
+      detail-type = ["Object Created", "Object Deleted", "Object Restore Completed"]
+      detail      = { bucket = { name = [bucket] }, object = { key = keys } }
+    })
   }
 }
 
 resource "aws_cloudwatch_event_rule" "source" {
   for_each = local.by_eventbridge ? local.buckets : []
 
-  name        = "${var.name}-s3-${substr(sha1(each.key), 0, 8)}"
-  description = "Changes in s3://${each.key} to the function ${aws_lambda_function.intake.function_name}"
-  event_pattern = jsonencode({
-    source      = ["aws.s3"]
-    detail-type = ["Object Created", "Object Deleted", "Object Restore Completed"]
-    detail = {
-      bucket = { name = [each.key] }
-      object = { key = local.key_patterns[each.key] }
+  name          = "${var.name}-s3-${substr(sha1(each.key), 0, 8)}"
+  description   = "Changes in s3://${each.key} to the function ${aws_lambda_function.intake.function_name}"
+  event_pattern = local.event_patterns[each.key]
+
+  lifecycle {
+    precondition { # EventBridge User Guide, "Amazon EventBridge quotas": 2,048 characters for an event pattern
+      condition     = length(local.event_patterns[each.key]) <= 2048
+      error_message = "Bucket ${each.key}: ${length(local.prefixes[each.key])} prefixes, each with ${length(local.suffixes)} suffixes, make a rule of ${length(local.event_patterns[each.key])} characters, and EventBridge takes 2048. Leave event_suffixes out, or give fewer and shorter prefixes: the function drops what no route takes."
     }
-  })
+  }
 }
 
 resource "aws_cloudwatch_event_target" "source" {

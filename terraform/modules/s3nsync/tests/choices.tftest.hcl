@@ -248,6 +248,11 @@ run "events_by_eventbridge" {
   }
 
   assert {
+    condition     = jsondecode(aws_cloudwatch_event_rule.source["site"].event_pattern).detail.object.key == [{ suffix = ".mp4" }]
+    error_message = "Without a prefix there is no wildcard."
+  }
+
+  assert {
     condition = (
       aws_cloudwatch_event_target.source["media"].retry_policy[0].maximum_event_age_in_seconds == 86400
     )

@@ -34,13 +34,22 @@ run "more_notifications_than_a_bucket_takes" {
 run "by_eventbridge_there_is_no_such_limit" {
   command = plan
   variables {
-    routes         = [for number in range(51) : { bucket = "media", cpcode = "1", prefix = "${number}/" }]
-    event_suffixes = [".mp4", ".m3u8"]
-    event_path     = "eventbridge"
+    routes     = [for number in range(51) : { bucket = "media", cpcode = "1", prefix = "${number}/" }]
+    event_path = "eventbridge"
   }
 
   assert {
     condition     = aws_s3_bucket_notification.source["media"].eventbridge
     error_message = "One switch for all."
   }
+}
+
+run "more_prefixes_and_suffixes_than_a_rule_takes" {
+  command = plan
+  variables {
+    routes         = [for number in range(51) : { bucket = "media", cpcode = "1", prefix = "${number}/" }]
+    event_suffixes = [".mp4", ".m3u8"]
+    event_path     = "eventbridge"
+  }
+  expect_failures = [aws_cloudwatch_event_rule.source["media"]]
 }
