@@ -55,6 +55,19 @@ resource "terraform_data" "routes_are_sound" {
       PREFLIGHT_SOURCES = "${local.repository_root}/src"
     }
   }
+
+  lifecycle {
+    precondition {
+      # IAM User Guide, "IAM and AWS STS quotas": 6,144 characters for a managed policy. The worker's names each route's
+      # keys once and each bucket twice, with at most 25 characters around them; all the rest takes less than 1,500.
+      condition = sum(concat(
+        [for route in var.routes : length(route.bucket) + length(route.prefix) + 25],
+        [for bucket in local.buckets : 2 * (length(bucket) + 23)],
+        [for arn in var.bucket_kms_key_arns : length(arn) + 3],
+      )) <= 4644
+      error_message = "routes: more buckets, prefixes and bucket_kms_key_arns than one IAM policy holds (6144 characters); use another deployment (another name) for some."
+    }
+  }
 }
 
 resource "terraform_data" "bucket_is_free" {

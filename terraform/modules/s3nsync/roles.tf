@@ -101,11 +101,19 @@ data "aws_iam_policy_document" "intake" {
 
 # --- worker: read the routes' keys, work the queues -----------------------------------------------------------------
 
+locals {
+  # IAM takes no characters beyond Latin-1, and reads ${ as the beginning of a variable: a wildcard stands for them.
+  routes_keys = distinct([
+    for route in var.routes :
+    "${data.aws_s3_bucket.source[route.bucket].arn}/${replace(route.prefix, "/[^\\x{20}-\\x{ff}]+|\\$/", "*")}*"
+  ])
+}
+
 data "aws_iam_policy_document" "worker" {
   statement {
     sid       = "ReadTheRoutesKeys"
     actions   = ["s3:GetObject"]
-    resources = distinct([for route in var.routes : "${data.aws_s3_bucket.source[route.bucket].arn}/${route.prefix}*"])
+    resources = local.routes_keys
   }
   statement {
     # Without it S3 answers 403 for a key that is not there, and no delete could be told from a refusal. A condition on

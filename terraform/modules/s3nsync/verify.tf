@@ -135,7 +135,7 @@ data "aws_iam_policy_document" "verify" {
   statement {
     sid       = "LookAtTheRoutesKeys"
     actions   = ["s3:GetObject"] # a HEAD asks for it too
-    resources = distinct([for route in var.routes : "${data.aws_s3_bucket.source[route.bucket].arn}/${route.prefix}*"])
+    resources = local.routes_keys
   }
   statement {
     sid       = "List"

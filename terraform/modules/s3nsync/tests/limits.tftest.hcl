@@ -9,6 +9,50 @@ variables {
   nat_route_table_id = "rtb-0a1b2c3d"
 }
 
+run "routes_of_ideographs_beyond_lambdas_environment" {
+  command = plan
+  variables {
+    # 1,600 letters, and twice as many bytes.
+    routes = [for number in range(16) : { bucket = "media", cpcode = "1", prefix = "${number}/日本語の動画と写真を入れるための名前が長いフォルダ/日本語の動画と写真を入れるための名前が長いフォルダ/" }]
+  }
+  expect_failures = [var.routes]
+}
+
+run "more_buckets_than_a_policy_holds" {
+  command = plan
+  variables {
+    routes = [for number in range(40) : { bucket = "a-bucket-of-twenty-${number}", cpcode = "1" }]
+  }
+  expect_failures = [terraform_data.routes_are_sound]
+}
+
+run "as_many_buckets_as_a_policy_holds" {
+  command = plan
+  variables {
+    routes = [for number in range(33) : { bucket = "a-bucket-of-twenty-${number}", cpcode = "1", directory = "${number}" }]
+  }
+
+  assert {
+    condition     = length(data.aws_s3_bucket.source) == 33
+    error_message = "Each is looked for."
+  }
+}
+
+run "a_prefix_that_iam_cannot_spell" {
+  command = plan
+  variables {
+    routes = [
+      { bucket = "media", cpcode = "1", prefix = "日本語/büro a/" },
+      { bucket = "media", cpcode = "1", prefix = "$${aws:username}/" },
+    ]
+  }
+
+  assert {
+    condition     = local.routes_keys == tolist(["arn:aws:s3:::media/*/büro a/*", "arn:aws:s3:::media/*{aws:username}/*"])
+    error_message = "A wildcard stands for what is beyond Latin-1, and for what begins a variable."
+  }
+}
+
 run "as_many_notifications_as_a_bucket_takes" {
   command = plan
   variables {
