@@ -7,8 +7,15 @@ variable "name" {
   nullable    = false
 
   validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{1,30}$", var.name))
-    error_message = "name: 2 to 31 lower-case letters, digits and hyphens, a letter first; S3, IAM and SQS all take such names."
+    condition     = can(regex("^[a-z][a-z0-9]*(-[a-z0-9]+)*$", var.name)) && length(var.name) >= 2 && length(var.name) <= 31
+    error_message = "name: 2 to 31 lower-case letters and digits, a letter first, with single hyphens between them; IAM, SQS and ECR all take such names."
+  }
+
+  validation {
+    # Two deployments must not meet: the live queue of `a-bulk` would be the bulk queue of `a`, and `a-verify` would share a
+    # task definition's family with it.
+    condition     = !can(regex("-(bulk|check|dead|verify)$", var.name)) && !startswith(var.name, "sg-")
+    error_message = "name: must not end in -bulk, -check, -dead or -verify, where parts of another deployment have their names, nor begin with sg-, which EC2 keeps for itself."
   }
 }
 

@@ -103,6 +103,46 @@ run "values_of_the_wrong_form" {
   ]
 }
 
+run "a_name_that_ecr_refuses" {
+  command = plan
+  variables {
+    name = "media--replica"
+  }
+  expect_failures = [var.name]
+}
+
+run "a_name_that_ends_in_a_hyphen" {
+  command = plan
+  variables {
+    name = "media-"
+  }
+  expect_failures = [var.name]
+}
+
+run "a_name_that_is_too_long" {
+  command = plan
+  variables {
+    name = "a-name-of-more-than-thirty-one-x"
+  }
+  expect_failures = [var.name]
+}
+
+run "a_name_of_another_deployments_part" {
+  command = plan
+  variables {
+    name = "s3nsync-bulk"
+  }
+  expect_failures = [var.name]
+}
+
+run "a_name_that_ec2_keeps" {
+  command = plan
+  variables {
+    name = "sg-media"
+  }
+  expect_failures = [var.name]
+}
+
 run "no_route" {
   command = plan
   variables {
