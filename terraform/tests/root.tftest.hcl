@@ -83,6 +83,46 @@ run "a_misspelt_key_of_a_route_is_refused" {
   expect_failures = [var.routes]
 }
 
+run "a_misspelt_key_of_operations_is_refused" {
+  command = plan
+  variables {
+    operations = { log_retention = 7 }
+  }
+  expect_failures = [var.operations]
+}
+
+run "tags_that_aws_keeps_are_refused" {
+  command = plan
+  variables {
+    tags = { "aws:team" = "media" }
+  }
+  expect_failures = [var.tags]
+}
+
+run "tags_with_signs_that_aws_does_not_take_are_refused" {
+  command = plan
+  variables {
+    tags = { team = "media; video" }
+  }
+  expect_failures = [var.tags]
+}
+
+run "tags_as_people_write_them_are_taken" {
+  command = plan
+  variables {
+    tags = { "Cost Center" = "4711/media", "owner" = "büro@example.com", "empty" = "" }
+  }
+}
+
+run "empty_variables_are_refused" {
+  command = plan
+  variables {
+    accountid = ""
+    region    = ""
+  }
+  expect_failures = [var.accountid, var.region]
+}
+
 run "an_account_that_is_none_is_refused" {
   command = plan
   variables {

@@ -408,6 +408,11 @@ variable "kms_key_arn" {
     condition     = var.kms_key_arn == null || can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+", var.kms_key_arn))
     error_message = "kms_key_arn: must be the ARN of a key (not of an alias)."
   }
+
+  validation {
+    condition     = var.kms_key_arn == null || try(split(":", var.kms_key_arn)[3] == local.region, true) # what is no ARN is told above
+    error_message = "kms_key_arn: the key is in another region than this deployment; queues, logs and images take only a key of their own."
+  }
 }
 
 variable "bucket_kms_key_arns" {
@@ -437,6 +442,11 @@ variable "operations" {
   validation {
     condition     = var.operations.alarm_topic_arn == null || can(regex("^arn:[^:]+:sns:[^:]+:[0-9]{12}:.+", var.operations.alarm_topic_arn))
     error_message = "operations: alarm_topic_arn must be the ARN of an SNS topic."
+  }
+
+  validation {
+    condition     = var.operations.alarm_topic_arn == null || try(split(":", var.operations.alarm_topic_arn)[3] == local.region, true) # ditto
+    error_message = "operations: alarm_topic_arn is in another region than this deployment; CloudWatch's alarms speak to topics of their own region."
   }
 
   validation {

@@ -143,6 +143,54 @@ run "a_name_that_ec2_keeps" {
   expect_failures = [var.name]
 }
 
+run "a_key_of_another_region" {
+  command = plan
+  variables {
+    kms_key_arn = "arn:aws:kms:eu-west-1:111122223333:key/00000000-0000-0000-0000-000000000000"
+  }
+  expect_failures = [var.kms_key_arn]
+}
+
+run "a_topic_of_another_region" {
+  command = plan
+  variables {
+    operations = { alarm_topic_arn = "arn:aws:sns:eu-west-1:111122223333:alarms" }
+  }
+  expect_failures = [var.operations]
+}
+
+run "a_topic_that_is_none" {
+  command = plan
+  variables {
+    operations = { alarm_topic_arn = "alarms" }
+  }
+  expect_failures = [var.operations]
+}
+
+run "logs_kept_for_a_time_that_cloudwatch_has_not" {
+  command = plan
+  variables {
+    operations = { log_retention_days = 31 }
+  }
+  expect_failures = [var.operations]
+}
+
+run "unknown_folder_markers" {
+  command = plan
+  variables {
+    routes = [{ bucket = "media", cpcode = "1", folder_markers = "keep" }]
+  }
+  expect_failures = [var.routes]
+}
+
+run "an_unknown_answer_to_content_encoding" {
+  command = plan
+  variables {
+    routes = [{ bucket = "media", cpcode = "1", content_encoding = "strip" }]
+  }
+  expect_failures = [var.routes]
+}
+
 run "no_route" {
   command = plan
   variables {
@@ -342,6 +390,22 @@ run "a_subnet_by_name" {
     subnet_ids         = ["private"]
   }
   expect_failures = [var.subnet_ids]
+}
+
+run "subnets_of_two_vpcs" {
+  command = plan
+  variables {
+    nat_route_table_id = null
+    subnet_ids         = ["subnet-0000000a", "subnet-0000000b"]
+  }
+
+  override_data {
+    target = data.aws_subnet.given["subnet-0000000b"]
+    values = {
+      vpc_id = "vpc-0000000f"
+    }
+  }
+  expect_failures = [aws_security_group.worker]
 }
 
 run "one_range" {
