@@ -70,6 +70,9 @@ data "aws_availability_zones" "this" {
     name   = "opt-in-status"
     values = ["opt-in-not-required"] # no local zones: Fargate is not in all of them
   }
+
+  # Nor is it in all zones of three regions: Amazon ECS Developer Guide, "Supported Regions for Amazon ECS on AWS Fargate".
+  exclude_zone_ids = ["usw1-az2", "apne1-az3", "cnn1-az3", "cnn1-az4"]
 }
 
 locals {
@@ -115,7 +118,7 @@ resource "terraform_data" "subnets" {
   count = local.makes_subnets ? 1 : 0
 
   input = {
-    zones = slice(data.aws_availability_zones.this.names, 0, 2)
+    zones = [for number in range(2) : element(data.aws_availability_zones.this.names, number)] # an account may see one only
     cidrs = var.subnet_cidrs != null ? var.subnet_cidrs : local.highest
   }
 

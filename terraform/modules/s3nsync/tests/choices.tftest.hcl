@@ -464,6 +464,25 @@ run "a_rotated_secret_reaches_the_tasks" {
   }
 }
 
+run "a_region_with_one_zone_for_fargate" {
+  command = plan
+
+  override_data {
+    target = data.aws_availability_zones.this
+    values = { names = ["us-west-1c"] }
+  }
+
+  assert {
+    condition     = contains(data.aws_availability_zones.this.exclude_zone_ids, "usw1-az2")
+    error_message = "Zones without Fargate are not asked for."
+  }
+
+  assert {
+    condition     = terraform_data.subnets[0].input.zones == ["us-west-1c", "us-west-1c"]
+    error_message = "Both subnets lie in the one that there is."
+  }
+}
+
 run "subnets_in_a_further_range_of_the_vpc" {
   command = plan
   variables {
