@@ -217,6 +217,17 @@ def test_the_first_builder_that_answers_builds_and_pushes(stage: Stage) -> None:
     assert "the-password" not in "".join(stage.calls()) + done.stdout + done.stderr
 
 
+def test_docker_builds_with_buildkit_and_pushes_nothing_beside_the_image(stage: Stage) -> None:
+    """Docker 20.10 would read the Dockerfile without BuildKit and fail; attestations would count among the last ten."""
+    stage.program("aws", NO_IMAGE_YET)
+    told = f'echo "$DOCKER_BUILDKIT $BUILDX_NO_DEFAULT_ATTESTATIONS" >> {stage.folder}/told'
+    stage.program("docker", f'case "$1" in build) {told};; login) cat > /dev/null;; esac')
+    done = build(stage)
+    assert done.returncode == 0, done.stderr
+    assert (stage.folder / "told").read_text() == "1 1\n"
+    assert f"docker build --platform linux/arm64 --file /sources/Dockerfile --tag {IMAGE} /sources" in stage.calls()
+
+
 def test_an_image_that_is_there_is_not_built(stage: Stage) -> None:
     """A tag is a digest of the sources, so what the registry has is right."""
     stage.program("aws", "")

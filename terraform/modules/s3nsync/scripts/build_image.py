@@ -13,11 +13,16 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 BUILDERS = ("docker", "podman", "buildah")
 """In the order in which they are asked."""
+
+
+FOR_DOCKER = {"DOCKER_BUILDKIT": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+"""Docker before 23 has BuildKit, which the Dockerfile's platforms need, and does not use it unasked. And without an
+attestation beside it an image is one entry in the registry, not three: the registry keeps the last ten."""
 
 
 class Failure(Exception):
@@ -57,10 +62,11 @@ def answers(command: Sequence[str]) -> bool:
         return False
 
 
-def run(command: Sequence[str], given: str | None = None) -> None:
-    """Run a command with its output shown; raises Failure."""
+def run(command: Sequence[str], given: str | None = None, more: Mapping[str, str] | None = None) -> None:
+    """Run a command with its output shown, and `more` in its environment; raises Failure."""
+    env = {**os.environ, **(more or {})}  # noqa: TID251 - the builders find their engine and their settings by it
     try:
-        subprocess.run(command, input=given, text=True, check=True)  # noqa: S603 - the words are this file's own
+        subprocess.run(command, input=given, text=True, check=True, env=env)  # noqa: S603 - the words are this file's own
     except (OSError, subprocess.CalledProcessError) as error:
         raise Failure(f"{' '.join(command[:2])} failed: {error}; its own words are above") from None
 
@@ -125,7 +131,8 @@ def build(order: Order) -> None:
             "--tag",
             order.image,
             order.context,
-        ]
+        ],
+        more=FOR_DOCKER,
     )
     password = read(["aws", "ecr", "get-login-password", "--region", order.region])
     run([builder, "login", "--username", "AWS", "--password-stdin", order.registry], given=password)
