@@ -146,6 +146,27 @@ def test_routes_that_do_not_go_together_are_refused(stage: Stage, second: Mappin
     assert "Traceback" not in done.stderr
 
 
+def test_an_old_python_is_told_by_its_number(stage: Stage) -> None:
+    """Amazon Linux 2023 and macOS have python3 of 3.9, on which the product's reader ends in a traceback."""
+    preflight = str(SCRIPTS / "preflight.py")
+    as_if = f"""
+import runpy, sys
+sys.version_info, sys.version, sys.argv = (3, 9, 25, "final", 0), "3.9.25 (main)", [{preflight!r}, "routes"]
+runpy.run_path({preflight!r}, run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", as_if],
+        env={"PATH": os.defpath, "PREFLIGHT_ROUTES": "[]", "PREFLIGHT_SOURCES": str(stage.folder)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "is 3.9.25, and the product is written for 3.11 or later" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("tables", "status"), [([], 0), (["rtb-0a1b"], 0), (["rtb-0a", "rtb-0a1b2c"], 1)])
 def test_a_second_endpoint_is_refused(stage: Stage, tables: list[str], status: int) -> None:
     """Only an endpoint of this very route table is in the way."""

@@ -20,6 +20,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+OLDEST_PYTHON = (3, 11)
+"""What pyproject.toml asks for; this file itself runs on older ones, so that it can say so."""
+
 _TARGETS = {
     "LambdaFunctionConfigurations": "LambdaFunctionArn",
     "QueueConfigurations": "QueueArn",
@@ -33,6 +36,11 @@ class Refusal(Exception):
 
 def routes(text: str, sources: str) -> str | None:
     """Tell why the product would refuse these routes (JSON), or None."""
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        return (
+            f"python3 on this machine's PATH is {sys.version.split()[0]}, and the product is written for "
+            f"{OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or later. Nothing was changed. Put such a python3 first on PATH."
+        )
     sys.dont_write_bytecode = True  # the sources are only lent
     sys.path.insert(0, sources)
     from s3nsync.errors import ConfigError  # noqa: PLC0415 - where it lies is part of the question
