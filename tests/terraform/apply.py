@@ -6,10 +6,11 @@ The root is told where AWS is by the environment alone (AWS_ENDPOINT_URL). Every
 provider, the AWS command line, python3 for the function's archive. Only the image builder is played: a program `docker`
 that writes down how it was called. What the stand-in cannot show is said in aws_stand_in.py.
 
-Story: bad input is refused and leaves nothing behind; the proof of concept's command applies; a second plan is empty;
-the key is in neither state nor plan; every resource is what README.md promises; drift is seen; a changed deployment
-(rotated key, EventBridge, Spot) applies and plans empty; destroy leaves the bucket, its object and nothing else. In the
-end a state like the proof of concept's, which owns the bucket, lets go of it as README.md says.
+Story: bad input is refused and leaves nothing behind; a bucket that somebody takes between two applies is left to them;
+the proof of concept's command applies; a second plan is empty; the key is in neither state nor plan; every resource is
+what README.md promises; drift is seen; a changed deployment (rotated key, EventBridge, Spot) applies and plans empty;
+destroy leaves the bucket, its object and nothing else. In the end a state like the proof of concept's, which owns the
+bucket, lets go of it as README.md says.
 
 Needs terraform on PATH and the environment of requirements/moto.txt, in which it runs. The provider comes from the
 folder in S3NSYNC_TF_MIRROR, else from a mirror in a usual place, else from terraform's registry. Exit status 1:
@@ -136,6 +137,18 @@ def play_docker(scratch: Path) -> Path:
     return folder
 
 
+THEIRS: Any = {
+    "QueueConfigurations": [
+        {
+            "Id": "theirs",
+            "QueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:somebody-elses",
+            "Events": ["s3:ObjectCreated:*"],
+        }
+    ]
+}
+"""What a bucket notifies that is somebody else's."""
+
+
 def set_scene(aws: boto3.Session, url: str) -> str:
     """Make what users have before us: buckets, one that notifies somebody, a NAT gateway's route table. Give its id."""
     for name, region in ((BUCKET, REGION), (FOREIGN, REGION), (ELSEWHERE, "eu-west-1")):
@@ -143,11 +156,8 @@ def set_scene(aws: boto3.Session, url: str) -> str:
         there.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": region})
     s3 = client(aws, url, "s3")
     s3.put_object(Bucket=BUCKET, Key="kept.txt", Body=b"kept")
-    queue = client(aws, url, "sqs").create_queue(QueueName="somebody-elses")["QueueUrl"].rsplit("/", 1)[1]
-    target = {"Id": "theirs", "QueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}", "Events": ["s3:ObjectCreated:*"]}
-    s3.put_bucket_notification_configuration(
-        Bucket=FOREIGN, NotificationConfiguration={"QueueConfigurations": [target]}
-    )
+    client(aws, url, "sqs").create_queue(QueueName="somebody-elses")
+    s3.put_bucket_notification_configuration(Bucket=FOREIGN, NotificationConfiguration=THEIRS)
     return nat_route_table(client(aws, url, "ec2"))
 
 
@@ -258,6 +268,22 @@ def refusals(terraform: Terraform, verdict: Verdict, nothing_was_made: Callable[
         verdict.true(f"{what} is refused", status == 1)
         verdict.true(f"{what}: says {sentence!r}, not {words(output)[-600:]}", sentence in words(output))
     verdict.check("refusals leave nothing behind", list(nothing_was_made()), [])
+
+
+def bucket_is_taken_in_between(terraform: Terraform, verdict: Verdict, s3: Any) -> None:
+    """Let somebody else have the bucket notify them after it was found free: it is asked again, and left to them.
+
+    Then they let go of it, and all that the refused apply has made is there for the next one.
+    """
+    first = "-target=module.s3nsync.terraform_data.bucket_is_free"
+    terraform.must("apply", "-input=false", "-auto-approve", first)
+    s3.put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration=THEIRS)
+    status, output = terraform.run("apply", "-input=false", "-auto-approve")
+    verdict.true("a bucket that was taken in between is refused", status == 1)
+    verdict.true(f"and says so: {words(output)[-600:]}", "notifies somebody already (theirs -> " in words(output))
+    kept = s3.get_bucket_notification_configuration(Bucket=BUCKET)
+    verdict.check("their notification stays", kept.get("QueueConfigurations"), THEIRS["QueueConfigurations"])
+    s3.put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration={})
 
 
 def plans_empty(terraform: Terraform, verdict: Verdict, what: str, **changed: str) -> None:
@@ -372,6 +398,8 @@ def tell(verdict: Verdict, scratch: Path) -> None:
         with step("bad input is refused"):
             refusals(terraform, verdict, new_since)
             (terraform.root / "terraform.tfstate").unlink(missing_ok=True)  # it knows the refused check, nothing more
+        with step("a bucket that is taken during an apply is left to them"):
+            bucket_is_taken_in_between(terraform, verdict, client(aws, url, "s3"))
         with step("apply, as the proof of concept's command has it"):
             terraform.must("apply", "-input=false", "-auto-approve")
         made = Deployment(aws, url, terraform.outputs())

@@ -18,6 +18,31 @@ locals {
   by_eventbridge = var.event_path == "eventbridge"
 }
 
+# Asked once more, as the last thing before: the first answer is from before all else was made. An apply that failed in
+# between may be taken up days later, and two deployments of one apply that share a bucket by mistake both found it free.
+resource "terraform_data" "bucket_is_still_free" {
+  for_each = terraform_data.bucket_is_free
+
+  triggers_replace = [each.key]
+
+  provisioner "local-exec" {
+    command = "python3 '${path.module}/scripts/preflight.py' notifications"
+    environment = {
+      PREFLIGHT_BUCKET = each.key
+      PREFLIGHT_OURS   = var.name
+      PREFLIGHT_REGION = data.aws_s3_bucket.source[each.key].region
+    }
+  }
+
+  # All that the notification itself waits for.
+  depends_on = [
+    aws_lambda_permission.s3,
+    aws_lambda_function_event_invoke_config.intake,
+    aws_cloudwatch_event_target.source,
+    aws_lambda_permission.eventbridge,
+  ]
+}
+
 resource "aws_s3_bucket_notification" "source" {
   for_each = var.manage_bucket_notification ? local.buckets : []
 
@@ -48,7 +73,7 @@ resource "aws_s3_bucket_notification" "source" {
     }
   }
 
-  depends_on = [aws_lambda_permission.s3, terraform_data.bucket_is_free] # S3 tries the permission when this is set
+  depends_on = [aws_lambda_permission.s3, terraform_data.bucket_is_still_free] # S3 tries the permission when this is set
 }
 
 resource "aws_lambda_permission" "s3" {

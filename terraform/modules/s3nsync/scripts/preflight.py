@@ -71,8 +71,8 @@ def notifications(answer: Mapping[str, object], bucket: str, ours: str) -> str |
         return None
     return (
         f"Bucket {bucket} notifies somebody already ({'; '.join(others)}), and its notification settings can only be "
-        "replaced as a whole. Nothing was changed. Either add this module's function to the configuration that owns "
-        'them; or let it turn EventBridge on, and use event_path = "eventbridge". In both cases set '
+        "replaced as a whole. The bucket was not changed. Either add this module's function to the configuration that "
+        'owns them; or let it turn EventBridge on, and use event_path = "eventbridge". In both cases set '
         "manage_bucket_notification = false here. Or remove them, if nobody needs them."
     )
 
