@@ -304,6 +304,7 @@ def test_doctor_finds_the_stage_in_order_and_leaves_nothing_behind(scene: Stage,
         "AWS credentials",
         "clock",
         f"bucket {BUCKET}: is in",
+        f"s3://{BUCKET}/*: may be read",
         "expirations reach arn:",
         "check queue",
         "a probe was",
@@ -313,6 +314,26 @@ def test_doctor_finds_the_stage_in_order_and_leaves_nothing_behind(scene: Stage,
     with worker(scene, tmp_path, "doctor", S3NSYNC_WORKER_GRACE_S="7") as process:
         assert process.wait() == 1
     assert any(line.startswith("failed") and "check queue" in line for line in process.out)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(kind="status", status=403, action="stat", path="*/.s3nsync-doctor-*"),
+        Fault(kind="lost-answer", action="upload", path="*/.s3nsync-doctor-*"),
+    ],
+)
+def test_the_doctors_probe_is_removed_also_where_it_fails(scene: Stage, tmp_path: Path, fault: Fault) -> None:
+    """An account that may write but not look, and one whose answers are lost: failed is said, and nothing is left."""
+    scene.emulator.inject(fault)
+    try:
+        with worker(scene, tmp_path, "doctor --json") as process:
+            assert process.wait() == 1, process.text
+    finally:
+        scene.emulator.clear_faults()
+    findings = [json.loads(line) for line in process.out]
+    assert [each["level"] for each in findings if str(each.get("what")).startswith("NetStorage /")] == ["failed"]
+    assert not any(".s3nsync-doctor" in path for path in scene.emulator.snapshot())
 
 
 def test_doctor_looks_before_anything_is_set_up(scene: Stage, tmp_path: Path) -> None:

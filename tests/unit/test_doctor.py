@@ -11,12 +11,30 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 
-from fakes import NOW_S
-from s3nsync.ops.doctor import EVENTS_NEEDED, Finding, _hint_for, judge_clock, judge_queue, judge_vacancy, judge_wiring
+from fakes import NOW_S, FakeSource
+from s3nsync.errors import S3nsyncError, SourceForbidden, SourceUnavailable
+from s3nsync.model import Route
+from s3nsync.ops.doctor import (
+    EVENTS_NEEDED,
+    Finding,
+    _hint_for,
+    judge_clock,
+    judge_queue,
+    judge_vacancy,
+    judge_wiring,
+    readable,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import NotificationConfigurationResponseTypeDef
 
+
+def _redrive(arn: str, receives: int) -> str:
+    return json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": receives})
+
+
+DEAD = "https://sqs.eu-central-1.amazonaws.com/123456789012/s3nsync-dead.fifo"
+DEAD_ARN = "arn:aws:sqs:eu-central-1:123456789012:s3nsync-dead.fifo"
 GOOD = {
     "FifoQueue": "true",
     "DeduplicationScope": "messageGroup",
@@ -24,7 +42,7 @@ GOOD = {
     "DelaySeconds": "0",
     "VisibilityTimeout": "300",
     "MessageRetentionPeriod": "1209600",
-    "RedrivePolicy": json.dumps({"deadLetterTargetArn": "arn", "maxReceiveCount": 100}),
+    "RedrivePolicy": _redrive(DEAD_ARN, 100),
 }
 RESTORED = "s3:ObjectRestore:Completed"
 INTAKE = "arn:aws:lambda:eu-central-1:123456789012:function:s3nsync-intake"
@@ -49,8 +67,10 @@ def test_a_clock_half_a_minute_off_is_a_warning(off_s: float, level: str) -> Non
 def test_a_queue_as_the_readme_makes_it_is_fine() -> None:
     """All four of them."""
     for name in ("live", "bulk", "dead"):
-        assert _levels(list(judge_queue(name, GOOD, grace_s=180, lease_s=300))) == ["ok"]
-    assert _levels(list(judge_queue("check", {**GOOD, "DelaySeconds": "180"}, grace_s=180, lease_s=300))) == ["ok"]
+        assert _levels(list(judge_queue(name, GOOD, grace_s=180, lease_s=300, dead=DEAD))) == ["ok"]
+    assert _levels(
+        list(judge_queue("check", {**GOOD, "DelaySeconds": "180"}, grace_s=180, lease_s=300, dead=DEAD))
+    ) == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -63,13 +83,14 @@ def test_a_queue_as_the_readme_makes_it_is_fine() -> None:
         ("live", {"VisibilityTimeout": "30"}, "warning", "30 s, and worker.lease_s is 300 s"),
         ("check", {"DelaySeconds": "179"}, "failed", "179 s"),
         ("dead", {"MessageRetentionPeriod": "345600"}, "warning", "4 days"),
-        ("live", {"RedrivePolicy": json.dumps({"maxReceiveCount": 3})}, "warning", "3 receives"),
+        ("live", {"RedrivePolicy": _redrive(DEAD_ARN, 3)}, "warning", "3 receives"),
+        ("bulk", {"RedrivePolicy": _redrive(f"{DEAD_ARN}-of-old", 300)}, "warning", "of-old, which nobody reads"),
     ],
 )
 def test_what_is_wrong_with_a_queue_is_named(name: str, spoilt: dict[str, str], level: str, says: str) -> None:
     """What breaks the protocol is failed, what costs speed or days is a warning."""
     good = {**GOOD, "DelaySeconds": "180"} if name == "check" else GOOD
-    (finding,) = judge_queue(name, {**good, **spoilt}, grace_s=180, lease_s=300)  # type: ignore[arg-type]
+    (finding,) = judge_queue(name, {**good, **spoilt}, grace_s=180, lease_s=300, dead=DEAD)  # type: ignore[arg-type]
     assert finding.level == level
     assert says in finding.what
     assert finding.hint
@@ -79,17 +100,17 @@ def test_what_is_wrong_with_a_queue_is_named(name: str, spoilt: dict[str, str], 
 def test_letters_in_the_dead_queue_are_a_warning_with_their_number(count: str, says: str) -> None:
     """Each is a change that was not replicated; `failed list` is named. In other queues messages are work."""
     told = {**GOOD, "ApproximateNumberOfMessages": count}
-    (finding,) = judge_queue("dead", told, grace_s=180, lease_s=300)
+    (finding,) = judge_queue("dead", told, grace_s=180, lease_s=300, dead=DEAD)
     assert finding.level == "warning"
     assert says in finding.what
     assert "s3nsync failed list" in finding.hint
-    assert _levels(list(judge_queue("live", told, grace_s=180, lease_s=300))) == ["ok"]
+    assert _levels(list(judge_queue("live", told, grace_s=180, lease_s=300, dead=DEAD))) == ["ok"]
 
 
 def test_a_queue_without_redrive_is_a_warning() -> None:
     """A message that kills workers would go round for ever."""
     bare = {name: value for name, value in GOOD.items() if name != "RedrivePolicy"}
-    assert _levels(list(judge_queue("live", bare, grace_s=180, lease_s=300))) == ["warning"]
+    assert _levels(list(judge_queue("live", bare, grace_s=180, lease_s=300, dead=DEAD))) == ["warning"]
 
 
 def _wiring(found: Mapping[str, object]) -> list[Finding]:
@@ -178,3 +199,21 @@ def test_before_apply_a_bucket_should_notify_nobody() -> None:
     assert (ours.level, others.level) == ("ok", "warning")
     assert INTAKE in ours.what
     assert INTAKE not in others.what
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "says"),
+    [
+        (None, "ok", "s3://media/site/*: may be read"),
+        (SourceForbidden("S3 said AccessDenied"), "failed", "may not be read: S3 said AccessDenied"),
+        (SourceUnavailable("S3 said SlowDown"), "failed", "s3://media/site/*: S3 said SlowDown"),
+    ],
+)
+async def test_where_objects_may_not_be_read_the_doctor_says_so(
+    error: S3nsyncError | None, level: str, says: str
+) -> None:
+    """A role that may list but not read would fail at every object; "gone" shows that both are allowed."""
+    finding = await readable(FakeSource(script=[error]), Route(bucket="media", cpcode="1", prefix="site/"))
+    assert _levels([finding]) == [level]
+    assert says in finding.what
+    assert ("s3:GetObject" in finding.hint) == isinstance(error, SourceForbidden)

@@ -14,7 +14,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,11 +25,13 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from s3nsync.app import App, assemble, resolve
 from s3nsync.direct import idle_queues
-from s3nsync.errors import S3nsyncError
+from s3nsync.engine.parties import Source
+from s3nsync.errors import S3nsyncError, SourceForbidden
 from s3nsync.figures import counted
 from s3nsync.mapping import target_directory
-from s3nsync.model import QueueName, Report, Route
+from s3nsync.model import Gone, ObjectRef, QueueName, Report, Route
 from s3nsync.netstorage import NetStorage
+from s3nsync.netstorage.wire import Entry
 from s3nsync.settings import Settings
 
 if TYPE_CHECKING:
@@ -152,8 +154,29 @@ async def _bucket(app: App, settings: Settings, bucket: str) -> AsyncIterator[Fi
     else:
         what = f"bucket {bucket}: is in {region} and may be listed, but the configured region is {settings.region}"
         yield Finding("warning", what, f"it is read in {region}; AWS charges for what crosses regions: run there")
+    for route in settings.routes:
+        if route.bucket == bucket:
+            yield await readable(app.s3, route)
     for finding in await wiring(settings, bucket):
         yield finding
+
+
+async def readable(source: Source, route: Route) -> Finding:
+    """Ask for an object that is not there, where the route's objects are: whoever may read is told that it is gone.
+
+    Only for a bucket that may be listed: else S3 says "forbidden" of what is gone.
+    """
+    where = f"s3://{route.bucket}/{route.prefix}*"
+    try:
+        found = await source.open(ObjectRef(route.bucket, f"{route.prefix}.s3nsync-doctor-{secrets.token_hex(8)}"))
+    except SourceForbidden as error:
+        hint = "grant s3:GetObject on these objects, and see that the bucket's policy does not deny it"
+        return Finding("failed", f"{where}: may not be read: {error.message}", hint)
+    except S3nsyncError as error:
+        return Finding("failed", f"{where}: {error.message}", error.hint)
+    if not isinstance(found, Gone):
+        await found.aclose()
+    return Finding("ok", f"{where}: may be read")
 
 
 async def wiring(settings: Settings, bucket: str) -> Sequence[Finding]:
@@ -277,18 +300,24 @@ def _reading(
     def read() -> Sequence[Finding]:
         attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
         told = {str(key): value for key, value in attributes.items()}
-        return list(judge_queue(name, told, grace_s=settings.worker.grace_s, lease_s=settings.worker.lease_s))
+        worker, dead = settings.worker, settings.queues.dead if settings.queues else ""
+        return list(judge_queue(name, told, grace_s=worker.grace_s, lease_s=worker.lease_s, dead=dead))
 
     return lambda: asyncio.to_thread(read)
 
 
-def judge_queue(name: QueueName, attributes: Mapping[str, str], *, grace_s: int, lease_s: int) -> Iterator[Finding]:
-    """Judge one queue by its attributes: what the protocol needs is failed, what costs speed or days a warning."""
+def judge_queue(
+    name: QueueName, attributes: Mapping[str, str], *, grace_s: int, lease_s: int, dead: str
+) -> Iterator[Finding]:
+    """Judge one queue by its attributes: what the protocol needs is failed, what costs speed or days a warning.
+
+    `dead` is the dead queue's URL.
+    """
     findings = [*_judge_fifo(name, attributes), *_judge_delay(name, attributes, grace_s)]
     if name == "dead":
         findings += [*_judge_dead(attributes), *_judge_letters(attributes)]
     else:
-        findings += [*_judge_redrive(name, attributes), *_judge_visibility(name, attributes, lease_s)]
+        findings += [*_judge_redrive(name, attributes, dead), *_judge_visibility(name, attributes, lease_s)]
     waiting = attributes.get("ApproximateNumberOfMessages", "?")
     yield from findings or [Finding("ok", f"{name} queue: set up as it must be; messages waiting: {waiting}")]
 
@@ -335,13 +364,18 @@ def _judge_letters(attributes: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("warning", what, "`s3nsync failed list` says which, why, and what to do")
 
 
-def _judge_redrive(name: str, attributes: Mapping[str, str]) -> Iterator[Finding]:
+def _judge_redrive(name: str, attributes: Mapping[str, str], dead: str) -> Iterator[Finding]:
     policy = attributes.get("RedrivePolicy")
     if policy is None:
         hint = "redrive it to the dead queue after 300 receives"
         yield Finding("warning", f"{name} queue: a message that kills workers would go round for ever", hint)
         return
-    receives = int(json.loads(policy).get("maxReceiveCount", 0))
+    told = json.loads(policy)
+    arn = str(told.get("deadLetterTargetArn", ""))
+    if arn.rpartition(":")[2] != dead.rpartition("/")[2]:
+        what = f"{name} queue: a message that kills workers goes to {arn or 'no queue'}, which nobody reads"
+        yield Finding("warning", what, f"redrive it to the dead queue, {dead}: `s3nsync failed` reads that one only")
+    receives = int(told.get("maxReceiveCount", 0))
     if receives < REDRIVE_AT_LEAST:
         hint = "set maxReceiveCount to 300: waiting and draining count as receives too"
         yield Finding("warning", f"{name} queue: buries after {receives} receives, without a reason", hint)
@@ -356,9 +390,7 @@ async def _netstorage(target: NetStorage, route: Route) -> Finding:
     path = f"{where}/.s3nsync-doctor-{secrets.token_hex(8)}"
     body = f"a probe of s3nsync doctor, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}; may be removed\n".encode()
     try:
-        await target.upload(path, body)
-        seen = await target.stat(path)
-        await target.delete(path)
+        seen = await _probed(target, path, body)
     except S3nsyncError as error:
         return Finding("failed", f"NetStorage {where}: {error.message}", error.hint)
     if abs(target.clock_offset_s) > MAX_SKEW_S:
@@ -368,3 +400,18 @@ async def _netstorage(target: NetStorage, route: Route) -> Finding:
         what = f"NetStorage {where}: a probe was written and removed, and a look in between did not see it"
         return Finding("warning", what, "a replica was behind; nothing to do unless it lasts")
     return Finding("ok", f"NetStorage {where}: a probe was written, seen and removed")
+
+
+async def _probed(target: NetStorage, path: str, body: bytes) -> Entry | None:
+    """Write, look, remove: also where the look fails, and where nobody knows whether the write came to pass."""
+    try:
+        await target.upload(path, body)
+    except S3nsyncError as error:
+        if error.ambiguous:
+            with suppress(S3nsyncError):
+                await target.delete(path)
+        raise
+    try:
+        return await target.stat(path)
+    finally:
+        await target.delete(path)
