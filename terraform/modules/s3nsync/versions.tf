@@ -4,7 +4,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = "~> 5.90"
+      version = "~> 5.90" # in 6 a lookup's `region` is where it looks: data.aws_s3_bucket.source would agree with any
     }
   }
 }
