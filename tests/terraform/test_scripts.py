@@ -167,10 +167,20 @@ runpy.run_path({preflight!r}, run_name="__main__")
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("tables", "status"), [([], 0), (["rtb-0a1b"], 0), (["rtb-0a", "rtb-0a1b2c"], 1)])
-def test_a_second_endpoint_is_refused(stage: Stage, tables: list[str], status: int) -> None:
-    """Only an endpoint of this very route table is in the way."""
-    answer = {"VpcEndpoints": [{"VpcEndpointId": "vpce-1", "RouteTableIds": tables}]}
+@pytest.mark.parametrize(
+    ("tables", "state", "status"),
+    [
+        ([], "available", 0),
+        (["rtb-0a1b"], "available", 0),
+        (["rtb-0a", "rtb-0a1b2c"], "available", 1),
+        (["rtb-0a1b2c"], "deleting", 1),
+        (["rtb-0a1b2c"], "deleted", 0),
+        (["rtb-0a1b2c"], "Deleted", 0),
+    ],
+)
+def test_a_second_endpoint_is_refused(stage: Stage, tables: list[str], state: str, status: int) -> None:
+    """Only an endpoint of this very route table is in the way, and not one that a destroy has just removed."""
+    answer = {"VpcEndpoints": [{"VpcEndpointId": "vpce-1", "State": state, "RouteTableIds": tables}]}
     stage.program("aws", f"echo '{json.dumps(answer)}'")
     done = stage.run("preflight.py", "endpoint", PREFLIGHT_ROUTE_TABLE="rtb-0a1b2c", PREFLIGHT_REGION="eu-central-1")
     assert done.returncode == status

@@ -78,10 +78,14 @@ def notifications(answer: Mapping[str, object], bucket: str, ours: str) -> str |
 
 
 def endpoint(answer: Mapping[str, object], route_table: str) -> str | None:
-    """Tell from the S3 gateway endpoints why we may not make one for this route table, or None."""
+    """Tell from the S3 gateway endpoints why we may not make one for this route table, or None.
+
+    One that was deleted is listed for a while, tables and all.
+    """
     for each in _entries(answer, "VpcEndpoints"):
         tables = each.get("RouteTableIds")
-        if isinstance(tables, list) and route_table in tables:
+        is_there = str(each.get("State", "")).lower() != "deleted"
+        if is_there and isinstance(tables, list) and route_table in tables:
             return (
                 f"Route table {route_table} has an S3 gateway endpoint already ({each.get('VpcEndpointId', '?')}), and "
                 "AWS allows one. Nothing was changed. Set create_s3_endpoint = false: the tasks will use that one."
