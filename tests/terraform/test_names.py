@@ -49,6 +49,17 @@ def test_tasks_get_settings_that_there_are() -> None:
     assert {"S3NSYNC_LIVE_QUEUE_URL", "S3NSYNC_WORKER_GRACE_S", "NS_SECRET", "NS_BYTES_PER_S"} <= named
 
 
+def test_users_may_give_every_setting_of_the_worker_that_the_module_does_not_set() -> None:
+    """A name that is missing in the variable's rule is refused at plan, one too many by each task at its start."""
+    rule = re.search(r"contains\(\[([^]]*)\], name\)", SOURCES["variables.tf"])
+    assert rule is not None
+    of_the_worker = re.compile("S3NSYNC_(WORKER|LOG|METRICS)_")
+    there_are = {name for setting in describe() for name in setting.env if of_the_worker.match(name)}
+    set_by_the_module = {name for name in VARIABLE.findall(SOURCES["worker.tf"]) if of_the_worker.match(name)}
+    never = {"S3NSYNC_METRICS_EMF"}  # without them every alarm is silent
+    assert set(VARIABLE.findall(rule[1])) == there_are - set_by_the_module - never
+
+
 def test_the_function_gets_settings_that_it_reads() -> None:
     """Every variable of the function's environment is one that its code asks for."""
     block = re.search(r"environment \{(.*?)\n  \}", SOURCES["intake.tf"], re.DOTALL)

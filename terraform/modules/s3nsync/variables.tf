@@ -368,13 +368,14 @@ variable "worker_environment" {
   validation {
     condition = alltrue([
       for name in keys(var.worker_environment) :
-      can(regex("^(S3NSYNC_(WORKER|LOG|METRICS)_[A-Z_]+|NS_(MAX_IN_FLIGHT|REQUESTS_PER_S|BYTES_PER_S)(_[A-Z0-9_]+)?)$", name)) &&
-      !contains([
-        "S3NSYNC_WORKER_LEASE_S", "S3NSYNC_WORKER_GRACE_S", "S3NSYNC_LOG_FORMAT",
-        "S3NSYNC_METRICS_EMF", "S3NSYNC_METRICS_NAMESPACE", "S3NSYNC_METRICS_SERVICE",
+      can(regex("^NS_(MAX_IN_FLIGHT|REQUESTS_PER_S|BYTES_PER_S)(_[A-Z0-9_]+)?$", name)) || contains([
+        "S3NSYNC_LOG_LEVEL", "S3NSYNC_METRICS_FLUSH_S", "S3NSYNC_WORKER_BUFFER_BYTES", "S3NSYNC_WORKER_DELETES_PER_MINUTE",
+        "S3NSYNC_WORKER_DRAIN_S", "S3NSYNC_WORKER_MAX_IN_FLIGHT", "S3NSYNC_WORKER_MEMORY_BUDGET_BYTES",
+        "S3NSYNC_WORKER_MTIME_FROM_METADATA", "S3NSYNC_WORKER_POLL_WAIT_S", "S3NSYNC_WORKER_RANGED_FROM_BYTES",
+        "S3NSYNC_WORKER_RANGED_READS", "S3NSYNC_WORKER_UNKNOWN_DIGEST",
       ], name)
     ])
-    error_message = "worker_environment: takes S3NSYNC_WORKER_…, S3NSYNC_LOG_… and S3NSYNC_METRICS_… names, NS_MAX_IN_FLIGHT, NS_REQUESTS_PER_S and NS_BYTES_PER_S, these three also with _<ACCOUNT> behind. Lease, grace, the log's format and the metrics' names are set by the module, because queues and alarms depend on them."
+    error_message = "worker_environment: takes NS_MAX_IN_FLIGHT, NS_REQUESTS_PER_S and NS_BYTES_PER_S, these three also with _<ACCOUNT> behind; S3NSYNC_WORKER_ with BUFFER_BYTES, DELETES_PER_MINUTE, DRAIN_S, MAX_IN_FLIGHT, MEMORY_BUDGET_BYTES, MTIME_FROM_METADATA, POLL_WAIT_S, RANGED_FROM_BYTES, RANGED_READS or UNKNOWN_DIGEST; S3NSYNC_LOG_LEVEL and S3NSYNC_METRICS_FLUSH_S. Tasks would refuse other names. Lease, grace, the log's format and the metrics' names are set by the module, because queues and alarms depend on them."
   }
 
   validation {

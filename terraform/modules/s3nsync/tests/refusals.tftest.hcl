@@ -466,6 +466,14 @@ run "a_setting_that_the_module_owns" {
   expect_failures = [var.worker_environment]
 }
 
+run "a_setting_that_there_is_not" {
+  command = plan
+  variables {
+    worker_environment = { S3NSYNC_WORKER_MAX_INFLIGHT = "128" }
+  }
+  expect_failures = [var.worker_environment]
+}
+
 run "a_limit_of_no_account" {
   command = plan
   variables {
