@@ -16,11 +16,6 @@ from image.container import Image
 TOOLS = ("buildah", "debootstrap", "docker-registry", "hadolint", "unshare", "nsenter")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker here, beside what it stands for."""
-    config.addinivalue_line("markers", "image: builds and runs the container image, as root; run by `make image-test`")
-
-
 @pytest.fixture(scope="session")
 def buildah() -> Iterator[Buildah]:
     """Give buildah, with the base image in its store; nothing is left of it in the end."""
