@@ -262,6 +262,21 @@ def test_failed_lists_retries_and_drops_what_was_buried(scene: Stage, tmp_path: 
     assert [json.loads(line)["type"] for line in process.out] == ["summary"]
 
 
+def test_a_retry_that_a_running_worker_refuses_loses_nothing(scene: Stage, tmp_path: Path) -> None:
+    """G7: the worker buries it again while the sweep goes on; it is retried once, and listed afterwards."""
+    _put(scene, "again/../x.txt")
+    with worker(scene, tmp_path) as working:
+        until(lambda: [each["verb"] for each in working.changes()] == ["bury"])
+        with worker(scene, tmp_path, "failed retry *again/..*") as process:
+            assert process.wait() == 0, process.text
+        until(lambda: len(working.changes()) >= 2)
+        until(lambda: _depth(scene, "dead") >= 1)
+        assert len(working.changes()) == 2
+    with worker(scene, tmp_path, "failed drop --yes *again/..*") as process:
+        assert process.wait() == 0, process.text
+    assert any("1 removed" in line for line in process.out)
+
+
 def test_drain_ends_by_itself_and_sums_up(scene: Stage, tmp_path: Path) -> None:
     """The `drain` verb empties the queues and leaves."""
     for number in range(12):

@@ -10,7 +10,7 @@ from fakes import NOW_S, FakeQueue
 from s3nsync.errors import QueueError
 from s3nsync.events import Burial, encode, encode_burial
 from s3nsync.model import Change, ObjectRef
-from s3nsync.ops.failed import NO_REASON, Entry, Swept, retry, selected, sweep
+from s3nsync.ops.failed import NO_REASON, Entry, Swept, came_back, read, retry, selected, sweep
 
 REF = ObjectRef("media", "site/a b.txt")
 PUT = Change(REF, "put", sequencer="01", event_name="ObjectCreated:Put", dialect="s3")
@@ -113,6 +113,35 @@ async def test_a_retried_entry_is_on_the_bulk_queue_before_it_is_removed() -> No
     await sweep(bench.dead, again, 10)
     assert bench.dead.empty
     assert [(change.ref, change.run) for change in bench.bulk.sent] == [(REF, "retry-1")]
+
+
+async def test_what_fails_again_during_the_sweep_is_met_again_and_stays() -> None:
+    """A worker buries it while the sweep goes on; were it retried and removed once more, nobody would know of it."""
+    bench = Bench()
+    bench.dead.put_body(_burial(REF, encode(PUT)), "g")
+
+    async def again(entry: Entry) -> Literal["keep", "remove"]:
+        bench.seen.append(entry)
+        if came_back(entry, "retry-1"):
+            return "keep"
+        assert await retry(entry, bench.bulk, "retry-1")
+        (delivery,) = await bench.bulk.receive(1, 0.0)
+        bench.dead.put_body(_burial(REF, delivery.body), "g again")
+        return "remove"
+
+    assert await sweep(bench.dead, again, 10) == Swept(2, 1, ())
+    assert len(bench.bulk.sent) == 1
+    assert (await bench.dead.depth()).visible == 1
+
+
+async def test_two_entries_of_one_event_are_two_messages() -> None:
+    """SQS drops what has an earlier one's deduplication id; the entry would be gone, and nobody would look."""
+    bench = Bench()
+    bench.dead.put_body(_burial(REF, encode(PUT)), "g")
+    (delivery,) = await bench.dead.receive(1, 0.0)
+    for _ in range(2):
+        assert await retry(read(delivery), bench.bulk, "retry-1")
+    assert len(bench.bulk.sent) == 2
 
 
 async def test_what_sqs_moved_by_itself_says_so_and_can_be_retried() -> None:

@@ -102,7 +102,7 @@ def retry(
 ) -> None:
     """Have entries looked at again by the workers, through the bulk queue; they leave the dead-letter queue.
 
-    Exit code 4: no entry matches.
+    What fails again comes back to it. Exit code 4: no entry matches.
     """
     ui = new_ui(as_json=as_json)
     run_id = f"retry-{secrets.token_hex(8)}"
@@ -111,6 +111,9 @@ def retry(
         bulk = parts.queues.get("bulk")
         if bulk is None:
             raise ConfigError("there is no bulk queue", hint="set queues.bulk: retried entries go there")
+        if failed.came_back(entry, run_id):
+            ui.say("retried", f"{entry.name}: failed again, and stays: {entry.reason}", name=entry.name, retried=False)
+            return "keep"
         sent = bool(entry.changes) and (dry_run or await failed.retry(entry, bulk, run_id))
         word = ("would be retried" if dry_run else "retried") if sent else "names no object: left here"
         ui.say("retried", f"{entry.name}: {word}", name=entry.name, retried=sent and not dry_run)

@@ -4,7 +4,9 @@ SQS has no way to look without taking, so a sweep takes every entry for a while,
 done with and gives the others back at once. Entries that the worker buried carry their reason; those that SQS itself
 moved, after three hundred receives, carry none: a message that kills workers.
 
-A retried entry goes to the bulk queue with an id of its own, and is removed only after it is there.
+A retried entry goes to the bulk queue with an id of its own, and is removed only after it is there. What a worker has
+buried again before the sweep is over is met a second time: it stays (`came_back`), or one that fails at once would go
+round for as long as the sweep lasts.
 """
 
 from __future__ import annotations
@@ -115,9 +117,18 @@ async def sweep(dead: Queue, decide: Callable[[Entry], Awaitable[Literal["keep",
     return Swept(len(seen), removed, tuple(refused))
 
 
+def came_back(entry: Entry, run: str) -> bool:
+    """Say whether this run has retried the entry already: it failed again at once."""
+    return any(change.run == run for change in entry.changes)
+
+
 async def retry(entry: Entry, bulk: Queue, run: str) -> bool:
-    """Have the entry's keys looked at again; False if it names none. Its caller removes it afterwards."""
+    """Have the entry's keys looked at again; False if it names none. Its caller removes it afterwards.
+
+    `run` is told by what is buried again. It is no deduplication id: a message that is taken for an earlier one is
+    dropped, and its entry is removed all the same.
+    """
     if not entry.changes:
         return False
-    await bulk.send([change._replace(run=run) for change in entry.changes])
+    await bulk.send([change._replace(run=run) for change in entry.changes], fresh=True)
     return True
