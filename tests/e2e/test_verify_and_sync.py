@@ -127,7 +127,7 @@ async def test_an_empty_bucket_and_too_many_deletes_stop_it(aws: Aws, tmp_path: 
         for key in ("a", "b"):
             aws.s3.delete_object(Bucket=at.bucket, Key=key)
         code, lines = await at.run("verify --tolerance 0 --repair --direct --delete --yes")
-        assert (code, lines[-1]["error"], "--expect-empty" in str(lines[-1]["hint"])) == (1, "BucketEmpty", True)
+        assert (code, lines[-1]["error"], "--expect-empty" in str(lines[-1]["hint"])) == (6, "BucketEmpty", True)
         repair = "verify --tolerance 0 --repair --direct --delete --yes --expect-empty"
         code, lines = await at.run(repair)
         assert code == 1

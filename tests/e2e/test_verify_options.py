@@ -109,7 +109,7 @@ async def test_an_inventory_that_is_damaged_or_not_whole_is_refused(aws: Aws, tm
         whole = await _inventory(at, name="j")
         await asyncio.to_thread(aws.s3.delete_object, Bucket=at.bucket, Key="j/data/1.csv.gz")
         code, lines = await at.run(f"verify --inventory {whole}")
-        assert (code, lines[-1]["error"]) == (1, "SourceCorrupt")
+        assert (code, lines[-1]["error"], lines[-1]["exit_code"]) == (6, "SourceCorrupt", 6)
         assert "j/data/1.csv.gz is missing" in str(lines[-1]["message"])
         other = await _inventory(at, name="k")
         await at.put({"k/manifest.checksum": b"0" * 32})
@@ -166,7 +166,7 @@ async def test_a_bucket_that_is_suddenly_empty_stops_everything_but_what_was_exp
         for key in ("media/1", "media/2"):
             await asyncio.to_thread(aws.s3.delete_object, Bucket=at.bucket, Key=key)
         code, out, err = await at.say("verify --tolerance 0 --prefix media/")
-        assert (code, out) == (1, "")
+        assert (code, out) == (6, "")
         assert f"s3://{at.bucket}/media/ lists no object" in err
         assert "--expect-empty" in err
         code, lines = await at.run("verify --tolerance 0")

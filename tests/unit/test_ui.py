@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -74,6 +75,16 @@ def test_a_failure_is_what_and_hint_with_the_types_exit_code() -> None:
         "hint": error.hint,
         "exit_code": 3,
     }
+
+
+def test_a_verb_whose_1_says_something_else_fails_by_a_code_of_its_own() -> None:
+    """Only where the type has none: no connection is 3 everywhere."""
+    ui = Ui(as_json=True, failed=6, stdout=(out := io.StringIO()))
+    for error in (errors.SourceCorrupt("damaged"), errors.SourceUnavailable("503"), OSError("disk full"), KeyError(1)):
+        assert ui.run(partial(fail_with, error)) == 6
+    assert ui.run(lambda: fail_with(errors.ConnectFailed("no"))) == 3
+    assert ui.run(lambda: 1) == 1
+    assert [json.loads(line)["exit_code"] for line in out.getvalue().splitlines()] == [6, 6, 6, 6, 3]
 
 
 def test_the_lines_of_many_mistakes_stay_lines() -> None:

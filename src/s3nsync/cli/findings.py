@@ -42,7 +42,7 @@ class Teller:
         self._told: Counter[Kind] = Counter()
 
     def __enter__(self) -> Self:
-        """Open the file, if one was asked for; ConfigError if not: exit code 1 would say that sides differ."""
+        """Open the file, if one was asked for; ConfigError if it cannot be."""
         if self._csv_file is not None:
             # A name that is not UTF-8 comes out as the bytes that it is.
             try:

@@ -13,7 +13,7 @@ from typing import TypeVar
 import typer
 
 from s3nsync.cli import interrupts
-from s3nsync.cli.ui import Ui
+from s3nsync.cli.ui import FAILED, Ui
 from s3nsync.config import load
 from s3nsync.errors import ConfigError
 from s3nsync.model import ObjectRef
@@ -22,9 +22,9 @@ from s3nsync.settings import Settings
 T = TypeVar("T")
 
 
-def new_ui(*, as_json: bool = False) -> Ui:
-    """Give a command its face."""
-    return Ui(as_json=as_json, debug=bool(os.environ.get("S3NSYNC_DEBUG")))
+def new_ui(*, as_json: bool = False, failed: int = FAILED) -> Ui:
+    """Give a command its face; `failed` as in `Ui`."""
+    return Ui(as_json=as_json, debug=bool(os.environ.get("S3NSYNC_DEBUG")), failed=failed)
 
 
 def settings_of(config: Path | None, *, accounts: bool = True, queues: bool = True) -> Settings:

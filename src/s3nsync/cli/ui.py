@@ -34,11 +34,14 @@ EXIT_CODES: Mapping[int, str] = {
     3: "no connection, or the credentials were not accepted",
     4: "what was asked for is not there",
     5: "could not tell: nothing wrong was found, and not everything could be proven",
+    6: "could not check: `verify` was broken off, so it says neither that both sides agree nor that they differ",
     130: "interrupted (Ctrl-C)",
 }
 """Exit codes of every verb, for the documentation; an error's own is `exit_code` of its type."""
 
+FAILED = 1
 NOT_THERE = 4
+COULD_NOT_CHECK = 6
 
 Show = Callable[[str, float, float | None], None]
 """Shows how far things are: `show(words, done, total)`; `total` is None as long as nobody knows it."""
@@ -55,10 +58,17 @@ class Ui:
     """One command's face. `stdout` and `stderr` are the process's own unless given."""
 
     def __init__(
-        self, *, as_json: bool = False, debug: bool = False, stdout: TextIO | None = None, stderr: TextIO | None = None
+        self,
+        *,
+        as_json: bool = False,
+        debug: bool = False,
+        failed: int = FAILED,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
     ) -> None:
-        """Choose the form."""
+        """Choose the form; `failed` is the exit code of failures without one of their own, where 1 says else."""
         self.as_json = as_json
+        self._failed = failed
         self.debug = debug
         self.redact: Callable[[str], str] = str  # the log's own, once the secrets are known
         self._stdout = stdout if stdout is not None else sys.stdout
@@ -85,6 +95,7 @@ class Ui:
     def fail(self, error: BaseException) -> int:
         """Show a failure and give its exit code; anything but an S3nsyncError is a bug of ours, and says so."""
         what, hint, code = _verdict(error)
+        code = self._failed if code == FAILED else code
         what = self.redact(what)
         if self.as_json:
             data = {"type": "error", "error": type(error).__name__, "message": what, "hint": hint, "exit_code": code}
@@ -150,7 +161,7 @@ class Ui:
         except BrokenPipeError:
             # Whoever read us has gone (`| head`); without this Python would complain once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
-            return 1
+            return self._failed
         except Exception as error:  # noqa: BLE001 - the last one to catch: every failure ends as message and exit code
             return self.fail(error)
 
@@ -204,5 +215,5 @@ def _verdict(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, OSError):
         hint = "check the file or the address that is named"
         what = error.strerror or str(error) or type(error).__name__
-        return f"{what}: {error.filename}" if error.filename else what, hint, 1
-    return f"{type(error).__name__}: {error}", hint, 1
+        return f"{what}: {error.filename}" if error.filename else what, hint, FAILED
+    return f"{type(error).__name__}: {error}", hint, FAILED

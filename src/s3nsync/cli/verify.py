@@ -17,7 +17,7 @@ from s3nsync.cli import options
 from s3nsync.cli.findings import Teller, facts, words
 from s3nsync.cli.over_routes import Asked, Hands, Shown, choose, open_hands, showing
 from s3nsync.cli.shell import finish, new_ui, run_async, settings_of
-from s3nsync.cli.ui import Ui, check_terminal
+from s3nsync.cli.ui import COULD_NOT_CHECK, Ui, check_terminal
 from s3nsync.compare import Scope
 from s3nsync.errors import ConfigError, S3nsyncError
 from s3nsync.figures import counted, human_time
@@ -78,9 +78,10 @@ def verify(
 ) -> None:
     """Prove that both sides agree, or list where they do not: 0 if they do, 1 if not, 5 if that cannot be told.
 
-    With --repair: 0 if nothing is left to be mended but what was sent.
+    Exit code 6: it was broken off, as by a damaged inventory. With --repair: 0 if nothing is left to be mended but what
+    was sent.
     """
-    ui = new_ui(as_json=as_json)
+    ui = new_ui(as_json=as_json, failed=COULD_NOT_CHECK)
     asked = Asked(
         routes=routes, prefix=prefix, include=include, exclude=exclude, inventory=inventory, checksums=checksums
     )
