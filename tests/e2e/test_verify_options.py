@@ -97,6 +97,22 @@ async def test_an_inventory_stands_in_for_the_listing(aws: Aws, tmp_path: Path) 
         assert (code, found(lines)) == (1, {("missing", "media/later")})
 
 
+async def test_what_vanished_since_the_inventory_is_not_told_as_deleted(aws: Aws, tmp_path: Path) -> None:
+    """Neither side has it when its turn comes: nothing was deleted. A file that was there is, and that is said."""
+    async with site(aws, tmp_path) as at:
+        await at.put({"media/here": b"1", "media/never": b"2", "media/old": b"33"})
+        manifest = await _inventory(at)
+        await at.netstorage.upload(f"{ROOT}media/old", b"3")
+        for key in ("media/never", "media/old"):
+            await asyncio.to_thread(aws.s3.delete_object, Bucket=at.bucket, Key=key)
+        sync = f"sync --direct --prefix media/ --inventory {manifest}"
+        code, lines = await at.run(sync)
+        assert (code, lines[-1]["outcomes"]) == (0, {"copied": 1, "deleted": 1, "gone": 1})
+        assert at.stored() == digests({"media/here": b"1"})
+        _, out, _ = await at.say(sync)
+        assert "Done here: 2 gone from both sides meanwhile; 0 B." in out
+
+
 async def test_an_inventory_that_is_damaged_or_not_whole_is_refused(aws: Aws, tmp_path: Path) -> None:
     """The file is named, and what to do; nothing is copied, and nothing is called missing or extra."""
     async with site(aws, tmp_path) as at:

@@ -20,7 +20,7 @@ from s3nsync.direct import Direct, idle_queues, working
 from s3nsync.errors import ConfigError
 from s3nsync.events import Burial
 from s3nsync.figures import counted, human_bytes, human_time, settled_name
-from s3nsync.model import Change, Copied, ObjectRef, Report, Route
+from s3nsync.model import Change, Copied, Deleted, ObjectRef, Report, Route
 from s3nsync.reconcile.sides import Selection
 from s3nsync.settings import Settings
 
@@ -83,7 +83,18 @@ class Hands:
         return f"\nDone here: {outcome_words(self.outcomes)}; {human_bytes(self.copied_bytes)}{checks}."
 
 
+def done_name(settled: Report) -> str:
+    """Give the word for what this process did: an object that had vanished by then, and its file too, is `gone`.
+
+    Elsewhere such a Change counts as a delete, as it most often comes from one.
+    """
+    if isinstance(settled.outcome, Deleted) and not settled.outcome.existed:
+        return "gone"
+    return settled_name(settled)
+
+
 _IN_WORDS: Mapping[str, str] = {
+    "gone": "gone from both sides meanwhile",
     "trashed": "moved to the trash",
     "set_aside": "set aside",
     "retry": "to be tried again",
@@ -124,7 +135,7 @@ async def _open_direct(ui: Ui, settings: Settings, stack: AsyncExitStack) -> Han
 
     def report(settled: Report) -> None:
         if settled.queue == "bulk":
-            hands[0].outcomes[settled_name(settled)] += 1
+            hands[0].outcomes[done_name(settled)] += 1
             if isinstance(settled.outcome, Copied):
                 hands[0].copied_bytes += settled.outcome.size_bytes
 
