@@ -5,6 +5,7 @@ again can help (`transient`) is a property of the type, set here, read where a m
 
     S3nsyncError
     ├── ConfigError              the user's settings; exit code 2
+    │   └── UsageError             the command line
     ├── UndecodableEvent         a message nobody can make sense of
     ├── LeaseLost                the queue may have given our message to another worker
     ├── TransportError           (transient) HTTP could not carry the request or its answer
@@ -76,6 +77,12 @@ class ConfigError(S3nsyncError):
 
     exit_code = 2
     default_hint = "mend the setting named above; docs/configuration.md lists them all"
+
+
+class UsageError(ConfigError):
+    """The command line cannot be understood."""
+
+    default_hint = "--help has all options; so has docs/cli.md"
 
 
 class UndecodableEvent(S3nsyncError):

@@ -105,3 +105,28 @@ def test_a_failure_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     error = json.loads(shown.out)
     assert (error["type"], "NOT_SET" in error["message"], error["exit_code"], shown.err) == ("error", True, 2, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prot", "1"], "unrecognized arguments: --prot 1"),
+        (["--tls-key", "key.pem"], "--tls-key needs --tls-cert"),
+        (["--cpcode", "images"], "argument --cpcode: images is no CP code: digits only"),
+    ],
+)
+def test_wrong_usage_is_json_where_json_is_asked_for(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever --json stands; else in argparse's own words."""
+    assert run(*arguments) == 2
+    assert said in capsys.readouterr().err
+    assert run(*arguments, "--json") == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {
+        "type": "error",
+        "message": said,
+        "hint": "see `emulate --help`",
+        "exit_code": 2,
+    }
+    assert not shown.err

@@ -26,6 +26,6 @@ def main() -> None:
         interrupts.mute()
     except KeyboardInterrupt:
         os._exit(130)
-    from s3nsync.cli.commands import app  # noqa: PLC0415 - see above
+    from s3nsync.cli.commands import start  # noqa: PLC0415 - see above
 
-    app()
+    start()

@@ -7,6 +7,7 @@ for. Results go to standard output; the log, metric lines and progress go to sta
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from s3nsync.cli import failed, ns, options, sync, verify
 from s3nsync.cli.over_routes import outcome_words
 from s3nsync.cli.shell import finish, new_ui, parse_ref, run_async, settings_of, tidy
 from s3nsync.cli.ui import Ui
+from s3nsync.errors import UsageError
 from s3nsync.figures import human_bytes
 from s3nsync.health import Health, State, answering, look
 from s3nsync.lambda_zip import build
@@ -316,3 +318,19 @@ def emulate(context: typer.Context) -> None:
 
 
 tidy(app)
+
+
+def start() -> None:
+    """Run the command line of this process, and leave with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is escaped, and no error
+        sys.stdout.reconfigure(errors="backslashreplace")
+    as_json = "--json" in sys.argv[1:]
+    try:
+        code = app(standalone_mode=not as_json)
+    except Exception as error:
+        # What is wrong about the usage: typer's own classes, or click's, by its version; both have this method.
+        told = getattr(error, "format_message", None)
+        if told is None:
+            raise
+        code = new_ui(as_json=True).fail(UsageError(told()))
+    sys.exit(code)

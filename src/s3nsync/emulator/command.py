@@ -1,7 +1,7 @@
 """The command line, one for both names it goes by: `s3nsync emulate` and `python -m s3nsync.emulator`.
 
 Once it listens, one ready line goes to standard output, and for people a second one that shows how to point
-`s3nsync ns` at it; with `--json` the ready line is one JSON object, and so is the reason why it cannot start. The key
+`s3nsync ns` at it; with `--json` the ready line is one JSON object, and so is the reason why it does not start. The key
 is never printed: only the name of the variable that holds it.
 """
 
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
+from typing import NoReturn
 
 from s3nsync.emulator.protocol import Personality
 from s3nsync.emulator.serve import Options, serve
@@ -27,7 +28,7 @@ def main(arguments: list[str], environment: Mapping[str, str], *, program: str) 
 
     0: stopped by SIGINT or SIGTERM. 1: could not start. 2: wrong usage (argparse leaves by SystemExit with it).
     """
-    parser = _parser(program)
+    parser = _parser(program, as_json="--json" in arguments)
     given = parser.parse_args(arguments)
     if given.tls_key is not None and given.tls_cert is None:
         parser.error("--tls-key needs --tls-cert")
@@ -117,12 +118,31 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _cpcode(text: str) -> str:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text} is no CP code: digits only")
+    return text
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that complains in the form that was asked for."""
+
+    as_json = False
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong about the usage, and leave with 2."""
+        if self.as_json:
+            raise SystemExit(_fail(message, f"see `{self.prog} --help`", 2, as_json=True))
+        super().error(message)
+
+
+def _parser(program: str, *, as_json: bool = False) -> argparse.ArgumentParser:
+    parser = _Parser(
         prog=program,
         usage="%(prog)s [options]",
         description="A NetStorage on this machine, for tests and demonstrations: see docs/emulator.md.",
     )
+    parser.as_json = as_json
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=_port, default=0, help="port; 0 picks a free one (default)")
@@ -130,7 +150,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add("--no-control", action="store_true", help="leave the control API off")
     add("--user", default="user", help="upload account (default: %(default)s)")
     add("--key-env", default="NS_KEY", metavar="NAME", help="environment variable with its key (default: %(default)s)")
-    add("--cpcode", action="append", help="CP code to serve, may be repeated (default: 123456)")
+    add("--cpcode", type=_cpcode, action="append", help="CP code to serve, may be repeated (default: 123456)")
     add(
         "--personality",
         choices=[str(member) for member in Personality],
