@@ -44,10 +44,10 @@ from s3nsync.netstorage.wire import EntryType
 Evidence = Literal["md5", "size and time", "directory"]
 """What proved a pair to be the same."""
 
-Kind = Literal["missing", "extra", "different", "unverifiable", "forbidden", "archived", "metadata"]
+Kind = Literal["missing", "extra", "different", "unverifiable", "forbidden", "kept", "archived", "metadata"]
 """What was found of a key: not on NetStorage; only there; not equal; not to be told from this evidence; only one side
-can hold such a key; not on NetStorage, and not readable in S3 before it is restored; equal, but NetStorage cannot keep
-all that S3 knows of it."""
+can hold such a key, or the route refuses the object; only on NetStorage, by a route that keeps what was deleted; not on
+NetStorage, and not readable in S3 before it is restored; equal, but NetStorage cannot keep all that S3 knows of it."""
 
 ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes of objects that must be restored before they are read (Amazon S3 User Guide, "Storage classes")."""
@@ -388,4 +388,11 @@ def _note_extra(target: TargetItem, scope: Scope, found: Compared) -> None:
             Finding(target.key, "forbidden", f"only on NetStorage: {hindrance.reason}", target=target)
         )
     else:
-        found.findings.append(Finding(target.key, "extra", "not in S3", target=target))
+        found.findings.append(only_on_netstorage(scope.route, target.key, "not in S3", target))
+
+
+def only_on_netstorage(route: Route, key: str, why: str, target: TargetItem | None) -> Finding:
+    """Judge a file without an object: extra, unless the route keeps what was deleted in S3."""
+    if route.deletes == "ignore":
+        return Finding(key, "kept", f"{why}, and this route keeps what was copied", target=target)
+    return Finding(key, "extra", why, target=target)

@@ -181,10 +181,10 @@ async def test_a_repair_sends_what_differs_and_leaves_the_rest() -> None:
     assert mender.left == {"extra": 1, "unverifiable": 1, "forbidden": 1, "metadata": 1}
 
 
-async def test_a_route_that_keeps_deleted_files_keeps_them() -> None:
-    """Whatever is asked for."""
-    _, mender = await mended(DeleteCap(10, 100), "extra", route=Route("b", "1", deletes="ignore"))
-    assert (mender.extras, mender.left) == ([], {"extra": 1})
+async def test_what_a_route_keeps_stays() -> None:
+    """Whatever may be deleted, and by whatever name it is found."""
+    _, mender = await mended(DeleteCap(10, 100), "kept", "extra", route=Route("b", "1", deletes="ignore"))
+    assert (mender.extras, mender.left) == ([], {"kept": 1, "extra": 1})
 
 
 async def test_extras_are_sent_as_deletes_once_they_may_be() -> None:
@@ -204,7 +204,8 @@ async def test_extras_are_sent_as_deletes_once_they_may_be() -> None:
         (2, 20, None),
         (2, 19, "2 of 19 files would be deleted, 10 % at most may be (--max-delete-percent)"),
         (3, 1000, "3 files would be deleted, 2 at most may be (--max-delete)"),
-        (1, 1, "1 of 1 files would be deleted, 10 % at most may be (--max-delete-percent)"),
+        (1, 9, "1 of 9 files would be deleted, 10 % at most may be (--max-delete-percent)"),
+        (1, 1, "1 of 1 file would be deleted, 10 % at most may be (--max-delete-percent)"),
     ],
 )
 def test_deletes_have_a_cap(extras: int, files: int, refusal: str | None) -> None:

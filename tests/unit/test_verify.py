@@ -71,7 +71,9 @@ class World:
         self.now_s += seconds
         self.on_sleep()
 
-    async def verify(self, *, times: int = 1, held_most: int = 100, **care: object) -> tuple[list[Finding], Tally]:
+    async def verify(
+        self, *, times: int = 1, held_most: int = 100, route: Route = ROUTE, **care: object
+    ) -> tuple[list[Finding], Tally]:
         """Verify, with so many sections like the listing of now."""
 
         async def sections() -> AsyncGenerator[Section, None]:
@@ -81,7 +83,7 @@ class World:
         verifier = Verifier(
             cast("S3", self.source),
             cast("NetStorage", self.target),
-            Scope(ROUTE, [ROUTE]),
+            Scope(route, [route]),
             Care(**{"expect_empty": True, **care}),  # type: ignore[arg-type]
             prefix="",
             now_s=lambda: self.now_s,
@@ -223,6 +225,37 @@ async def test_deep_asks_about_all_and_reads_what_has_no_common_digest() -> None
     assert sorted(world.source.calls) == ["head"] * 4 + ["open"] * 2
     assert all(each.closed for each in world.source.opened)
     assert (await world.verify())[1].verdict == "clean"
+
+
+async def test_what_a_route_keeps_is_no_difference() -> None:
+    """`deletes = "ignore"`: the file is as the route wants it, as `status` says, and nobody waits for it."""
+    world = World()
+    world.both("here", b"1")
+    world.file("deleted", b"2")
+    found, tally = await world.verify(route=replace(ROUTE, deletes="ignore"))
+    assert (kinds(found), tally.verdict, world.slept_s) == ([("kept", "deleted")], "clean", [])
+
+
+async def test_what_a_route_refuses_is_no_difference() -> None:
+    """`content_encoding = "reject"`: NetStorage is not meant to have it; what else is missing is."""
+    world = World()
+    world.put("zipped", b"1", content_encoding="gzip")
+    world.put("zipped now", b"1", YOUNG_S, content_encoding="gzip")
+    world.put("lost", b"2")
+    rejecting = replace(ROUTE, content_encoding="reject")
+    found, tally = await world.verify(route=rejecting)
+    assert kinds(found) == [("missing", "lost"), ("forbidden", "zipped"), ("forbidden", "zipped now")]
+    assert "gzip" in found[1].why
+    assert tally.verdict == "differs"
+    found, _ = await world.verify()
+    assert {each.kind for each in found} == {"missing"}
+
+    def refuse() -> None:
+        raise SourceForbidden("S3 answered 403")
+
+    world.source.on_head = refuse
+    found, _ = await world.verify(route=rejecting, tolerance_s=0)
+    assert {each.kind for each in found} == {"missing"}, "who may not look cannot say that it is refused"
 
 
 async def test_archived_objects_are_told_and_are_no_difference() -> None:

@@ -94,7 +94,7 @@ MaxDelete = Annotated[
         "--max-delete",
         min=0,
         metavar="N",
-        help="Delete nothing if it were more files than this.",
+        help="Delete nothing of a route if it were more files than this.",
         rich_help_panel=REPAIR,
     ),
 ]
@@ -106,7 +106,7 @@ MaxDeletePercent = Annotated[
         min=0,
         max=100,
         metavar="N",
-        help="Nor if it were more of the route's files than this.",
+        help="Nor if it were more of its files than this.",
         rich_help_panel=REPAIR,
     ),
 ]

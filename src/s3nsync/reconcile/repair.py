@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from s3nsync.compare import Finding, Kind
+from s3nsync.figures import counted
 from s3nsync.model import Change, Route
 from s3nsync.reconcile.backfill import MESSAGES, change_for
 
@@ -28,9 +29,9 @@ class DeleteCap:
     def refusal(self, extras: int, files: int) -> str | None:
         """Say why so many of so many files are not deleted; None if they may be."""
         if extras > self.most:
-            return f"{extras} files would be deleted, {self.most} at most may be (--max-delete)"
+            return f"{counted(extras, 'file')} would be deleted, {self.most:,} at most may be (--max-delete)"
         if extras * 100 > self.percent * files:
-            share = f"{extras} of {files} files would be deleted"
+            share = f"{extras:,} of {counted(files, 'file')} would be deleted"
             return f"{share}, {self.percent:g} % at most may be (--max-delete-percent)"
         return None
 

@@ -37,8 +37,10 @@ from s3nsync.compare import (
     TargetItem,
     compare,
     look_closer,
+    only_on_netstorage,
     order,
 )
+from s3nsync.decide import lost_metadata
 from s3nsync.errors import BucketEmpty, SourceArchived, SourceForbidden, TargetMissing
 from s3nsync.mapping import target_directory
 from s3nsync.model import Gone, ObjectRef, SourceInfo
@@ -118,7 +120,7 @@ class Tally:
 
     @property
     def verdict(self) -> Literal["clean", "differs", "unsure"]:
-        """Say what it comes to; what no side could hold, and archives that cannot be read yet, are no difference."""
+        """Say what it comes to; what the other side cannot hold, or is not meant to, is no difference."""
         if any(self.findings[kind] for kind in DIFFERENCES):
             return "differs"
         return "unsure" if self.findings["unverifiable"] else "clean"
@@ -225,13 +227,33 @@ class Verifier:
         return target.type == "file" and not source.key.endswith("/") and source.key in self._scope
 
     async def _first_look(self, finding: Finding) -> Sequence[Finding]:
-        """Ask S3 about a pair that its listing leaves open, as long as there are HEADs to spend."""
-        if finding.needs != "head" or finding.source is None or finding.target is None:
+        """Ask S3 about what its listing leaves open, as long as there are HEADs to spend."""
+        source, target = finding.source, finding.target
+        is_open = finding.needs == "head" and target is not None
+        may_be_refused = finding.kind == "missing" and self._scope.route.content_encoding == "reject"
+        if source is None or not (is_open or may_be_refused):
             return [finding]
-        if self._heads_left <= 0:
+        if self._heads_left <= 0 and not self._care.deep:
             return [replace(finding, why=f"{finding.why}; --deep asks about every such object")]
         self._heads_left -= 1
-        return await self._deep_look(finding.source, finding.target)
+        return [await self._refused(finding)] if target is None else await self._deep_look(source, target)
+
+    async def _refused(self, finding: Finding) -> Finding:
+        """Say whether it is the route that does not take an object which NetStorage lacks."""
+        try:
+            async with self._looks:
+                info = await self._ask(lambda: self._s3.head(self._ref(finding.key)))
+        except SourceForbidden:
+            return finding
+        return finding if info is None else self._missing(finding.key, info)
+
+    def _missing(self, key: str, info: SourceInfo) -> Finding:
+        """Judge an object without a file: missing, unless the route refuses it for what NetStorage could not keep."""
+        source, route = _source_item(key, info), self._scope.route
+        lost = lost_metadata(info) if route.content_encoding == "reject" else ()
+        if lost:
+            return Finding(key, "forbidden", f"this route refuses it: {lost[0]}", source)
+        return Finding(key, "missing", "not on NetStorage", source)
 
     async def _deep_look(self, source: SourceItem, target: TargetItem) -> Sequence[Finding]:
         """Judge a pair by a HEAD and, if deep, by its bytes; also say what NetStorage cannot keep of it."""
@@ -240,7 +262,7 @@ class Verifier:
             async with self._looks:
                 info = await self._ask(lambda: self._s3.head(ref))
             if info is None:
-                return [Finding(source.key, "extra", "not in S3 any more", target=target)]
+                return [self._alone(source.key, "not in S3 any more", target)]
             return await self._closer(source, target, info)
         except SourceForbidden as error:
             return [Finding(source.key, "unverifiable", error.message, source, target)]
@@ -310,10 +332,13 @@ class Verifier:
         if entry is not None and entry.type == "dir" and (info is None or key.endswith("/")):
             return []
         if entry is None:
-            return [] if info is None else [Finding(key, "missing", "not on NetStorage", _source_item(key, info))]
+            return [] if info is None else [self._missing(key, info)]
         if info is None:
-            return [Finding(key, "extra", "not in S3", target=_target_item(key, entry))]
+            return [self._alone(key, "not in S3", _target_item(key, entry))]
         return await self._closer(finding.source or _source_item(key, info), _target_item(key, entry), info)
+
+    def _alone(self, key: str, why: str, target: TargetItem) -> Finding:
+        return only_on_netstorage(self._scope.route, key, why, target)
 
     def _path(self, key: str) -> str:
         route = self._scope.route
@@ -330,7 +355,7 @@ class Verifier:
             except (SourceArchived, SourceForbidden) as error:
                 return Finding(source.key, "unverifiable", error.message, source, target)
         if ours is None:
-            return Finding(source.key, "extra", "not in S3 any more", target=target)
+            return self._alone(source.key, "not in S3 any more", target)
         if theirs is None:
             return Finding(source.key, "missing", "not on NetStorage any more", source)
         if ours == theirs:
