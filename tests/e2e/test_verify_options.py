@@ -163,11 +163,11 @@ async def test_a_checksum_report_that_is_none_is_refused(aws: Aws, tmp_path: Pat
         report = await _report(at, "film.mov", etag, b"film", "r")
         await at.put({"r/results.csv": b'"damaged"\n'})
         code, _, err = await at.say(f"verify --checksums {report}")
-        assert code == 1
+        assert code == 6
         assert "r/results.csv" in err
         await at.put({"s/manifest.json": b"{}"})
         code, _, err = await at.say(f"verify --checksums s3://{at.bucket}/s/manifest.json")
-        assert code == 1
+        assert code == 6
         assert "no report's manifest" in err
         code, _, err = await at.say("verify --checksums s3://only-a-bucket")
         assert code == 2
@@ -253,6 +253,11 @@ async def test_only_what_is_asked_for_is_looked_at(aws: Aws, tmp_path: Path) -> 
         assert (code, lines[-1]["objects"], lines[-1]["files"]) == (0, 2, 2)
         code, lines = await at.run("verify --tolerance 0 --prefix site/ --include *.png")
         assert (code, found(lines)) == (1, {("missing", "site/a.png"), ("extra", "site/stray.png")})
+        for verb in ("verify --prefix stie/", "verify --include *.jpeg", "sync --direct --prefix stie/"):
+            code, _, err = await at.say(verb)
+            assert (code, "warning: nothing was compared: no key is taken" in err) == (0, True)
+        code, _, err = await at.say("verify --tolerance 0 --prefix other/")
+        assert (code, "nothing was compared" in err) == (1, False)
         code, _, err = await at.say("sync --direct --newer-than yesterday")
         assert (code, "36h" in err) == (2, True)
 
@@ -287,7 +292,7 @@ async def test_a_resumed_sync_says_so_and_from_where(aws: Aws, tmp_path: Path) -
         assert (summary["complete"], summary["resumed"]) == (False, False)
         after = next(iter(json.loads((tmp_path / "state").read_text())["after"].values()))
         code, _, err = await at.say(f"{verb} --prefix k/0")
-        assert (code, "state of another sync" in err) == (2, True)
+        assert (code, "state of another sync, with no choice of keys" in err) == (2, True)
         code, out, _ = await at.say(verb)
         assert code == 0
         assert out.startswith(f"Going on with an earlier run, by {tmp_path}/state: after s3://{at.bucket}/{after}\n")

@@ -147,8 +147,12 @@ def test_a_state_that_is_damaged_or_anothers_is_refused(tmp_path: Path) -> None:
     """Going on from it would pass keys over."""
     path = tmp_path / "state"
     Cursor(path, run="one", asked="all").reached(ROUTE, "k")
-    with pytest.raises(ConfigError, match="state of another sync: all"):
+    with pytest.raises(ConfigError, match="state of another sync, with all"):
         Cursor(path, run="two", asked="prefix k")
+    assert Cursor(tmp_path / "new", run="one", asked="", since_s=7.5).since_s == 7.5
+    assert Cursor(tmp_path / "new", run="two", asked="", since_s=99.0).since_s == 7.5, "so long ago, of the first time"
+    with pytest.raises(ConfigError, match="with no choice of keys"):
+        Cursor(tmp_path / "new", run="two", asked="--prefix k")
     path.write_text('{"run": 1')
     with pytest.raises(ConfigError, match="no state of a sync"):
         Cursor(path, run="two", asked="all")

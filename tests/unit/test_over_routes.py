@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner
 
 from s3nsync.cli.commands import app
-from s3nsync.cli.over_routes import Shown, choose, outcome_words, progress_words, ref_of
+from s3nsync.cli.over_routes import Asked, Shown, choose, outcome_words, progress_words, ref_of
 from s3nsync.cli.sync import _moment_s
 from s3nsync.errors import ConfigError
 from s3nsync.model import ObjectRef, Route
@@ -42,6 +43,24 @@ def test_a_name_that_is_none_is_refused_with_the_names_there_are() -> None:
     assert "2  soft/public/" in caught.value.hint
     with pytest.raises(ConfigError, match="begin with 'x'"):
         choose(ROUTES[1:], [], Selection("x"))
+
+
+def test_an_inventory_is_of_one_bucket() -> None:
+    """Else the first route would be done before the second one's bucket is found not to be in it."""
+    ref = ObjectRef("inventories", "manifest.json")
+    for selection in (Selection(inventory=ref), Selection(checksums=ref)):
+        with pytest.raises(ConfigError, match="of several: media, soft") as caught:
+            choose(ROUTES, [], selection)
+        assert "--route media" in caught.value.hint
+        assert choose(ROUTES, ["soft"], selection) == ROUTES[1:]
+        assert choose(ROUTES, [], replace(selection, prefix="nothing")) == ROUTES[:1]
+
+
+def test_what_was_asked_for_is_worded_as_it_was_typed() -> None:
+    """In the state of a sync, and to whoever goes on with another one."""
+    asked = Asked(routes=["1"], prefix="a b/", include=["*.jpg", "*.png"], exclude=None, inventory="")
+    assert asked.words(newer_than="7d") == "--prefix 'a b/' --include '*.jpg' --include '*.png' --newer-than 7d"
+    assert Asked(routes=None, prefix="", include=None, exclude=None, inventory="").words(newer_than="") == ""
 
 
 def test_a_selection_narrows_prefix_and_patterns() -> None:

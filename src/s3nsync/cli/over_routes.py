@@ -6,6 +6,7 @@ Changes go to the bulk queue for the workers or, with `--direct`, to a worker of
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,15 @@ class Asked:
             ref_of(self.inventory),
             ref_of(self.checksums),
         )
+
+    def words(self, **more: str) -> str:
+        """Word it as it was typed, but for the routes."""
+        told = {"prefix": self.prefix, "include": self.include, "exclude": self.exclude, "inventory": self.inventory}
+        typed: list[str] = []
+        for name, value in {**told, **more}.items():
+            for each in [value] if isinstance(value, str) else value or ():
+                typed += [f"--{name.replace('_', '-')}", each] if each else []
+        return shlex.join(typed)
 
 
 # --- where Changes go ------------------------------------------------------------------------------------------
@@ -181,8 +191,19 @@ def choose(routes: Sequence[Route], names: Sequence[str], selection: Selection) 
         chosen.update(dict.fromkeys(found))
     left = tuple(each for each in (chosen or routes) if selection.meets(each))
     if not left:
-        raise ConfigError(f"no route takes keys that begin with {selection.prefix!r}", hint="; ".join(known))
+        hint = "the routes are: " + "; ".join(known)
+        raise ConfigError(f"no route takes keys that begin with {selection.prefix!r}", hint=hint)
+    buckets = sorted({each.bucket for each in left})
+    if len(buckets) > 1 and (selection.inventory or selection.checksums):
+        problem = f"an inventory or report is of one bucket, and these routes are of several: {', '.join(buckets)}"
+        raise ConfigError(problem, hint="name those that it is for, such as --route " + buckets[0])
     return left
+
+
+def warn_of_nothing(ui: Ui, selection: Selection, seen: int) -> None:
+    """Say it if what was asked for takes nothing at all: a typo there looks like success."""
+    if seen == 0 and (selection.prefix or selection.include or selection.exclude):
+        ui.warn("warning: nothing was compared: no key is taken by the prefix and patterns that were given")
 
 
 def ref_of(url: str) -> ObjectRef | None:

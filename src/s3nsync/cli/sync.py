@@ -14,7 +14,7 @@ from pathlib import Path
 
 from s3nsync.app import resolve
 from s3nsync.cli import options
-from s3nsync.cli.over_routes import Asked, Hands, Shown, choose, open_hands, showing
+from s3nsync.cli.over_routes import Asked, Hands, Shown, choose, open_hands, showing, warn_of_nothing
 from s3nsync.cli.shell import finish, new_ui, run_async, settings_of
 from s3nsync.cli.ui import Ui
 from s3nsync.compare import Scope
@@ -62,7 +62,7 @@ def sync(
             direct=direct,
             state=state,
             dry_run=dry_run,
-            asked=f"{selection!r} newer than {newer_than or 'anything'}",
+            asked=asked.words(newer_than=newer_than),
         )
         settings = await resolve(settings_of(config, queues=False))
         return await Backfill(ui, settings, selection, plan).run(choose(settings.routes, routes or (), selection))
@@ -101,7 +101,7 @@ class Backfill:
         """Send what NetStorage lacks; with --direct, until it has it."""
         plan = self._plan
         run = f"sync-{secrets.token_hex(8)}"
-        cursor = None if plan.state is None or plan.dry_run else Cursor(plan.state, run=run, asked=plan.asked)
+        cursor = self._cursor(run)
         if cursor is not None:
             self._say_where(cursor, routes)
         await self._warn_of_wiring(routes)
@@ -119,7 +119,15 @@ class Backfill:
         if cursor is not None:
             cursor.done()
         self._tell(hands, complete=True)
+        if not self._resumed:
+            warn_of_nothing(self._ui, self._selection, self._sent.objects)
         return 1 if hands.failures else 0
+
+    def _cursor(self, run: str) -> Cursor | None:
+        plan = self._plan
+        if plan.state is None or plan.dry_run:
+            return None
+        return Cursor(plan.state, run=run, asked=plan.asked, since_s=plan.newer_than_s)
 
     def _say_where(self, cursor: Cursor, routes: Sequence[Route]) -> None:
         """Say of each route from where an earlier run is gone on with, if one is."""
@@ -149,7 +157,7 @@ class Backfill:
             send,
             self._sent,
             run=run,
-            newer_than_s=self._plan.newer_than_s,
+            newer_than_s=self._plan.newer_than_s if cursor is None else cursor.since_s,
             reached=(lambda _key: None) if cursor is None else lambda key: cursor.reached(route, key),
         )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from s3nsync.app import resolve
 from s3nsync.cli import options
 from s3nsync.cli.findings import Teller, facts, words
-from s3nsync.cli.over_routes import Asked, Hands, Shown, choose, open_hands, showing
+from s3nsync.cli.over_routes import Asked, Hands, Shown, choose, open_hands, showing, warn_of_nothing
 from s3nsync.cli.shell import finish, new_ui, run_async, settings_of
 from s3nsync.cli.ui import COULD_NOT_CHECK, Ui, check_terminal
 from s3nsync.compare import Scope
@@ -239,6 +239,8 @@ class Verification:
             data["repair"] = {"sent": dict(self._sent), "dry_run": self._repair.dry_run, **hands.facts()}
             text += f"\nFor repair {verb}: {sent or 'nothing'}." + hands.words()
         self._ui.say("summary", text, **data)
+        if complete:
+            warn_of_nothing(self._ui, self._selection, self._total.source_objects + self._total.target_files)
         if complete and self._is_measured:
             self._sink.write(self._metric_line(seconds))
 

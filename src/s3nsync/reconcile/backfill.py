@@ -131,15 +131,17 @@ def _lots(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 class Cursor:
     """Where a run has come to on each route, in a small file; gone when the run is done."""
 
-    def __init__(self, path: Path, *, run: str, asked: str) -> None:
+    def __init__(self, path: Path, *, run: str, asked: str, since_s: float | None = None) -> None:
         """Read the file if there is one, and take up its run; else begin one by this id.
 
-        `asked` words what the run is of: going on with another selection would pass keys over. ConfigError if the file
-        is damaged, or another run's, or cannot be written.
+        `asked` words what the run is of: going on with another selection would pass keys over. So would a moment that
+        is so long ago each time anew: `since_s` (Unix seconds) is the first one's. ConfigError if the file is damaged,
+        or another run's, or cannot be written.
         """
         self._path = path
         self._asked = asked
         self.run = run
+        self.since_s = since_s
         self._after: dict[str, str] = {}
         if path.exists():
             self._read()
@@ -154,11 +156,13 @@ class Cursor:
         try:
             data = json.loads(self._path.read_bytes())
             self.run, asked, after = str(data["run"]), str(data["asked"]), data["after"]
+            self.since_s = None if data["since_s"] is None else float(data["since_s"])
             self._after = {str(route): str(key) for route, key in after.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{self._path}: is no state of a sync: {error!r}", hint=hint) from None
         if asked != self._asked:
-            raise ConfigError(f"{self._path}: is the state of another sync: {asked}", hint=hint)
+            problem = f"{self._path}: is the state of another sync, with {asked or 'no choice of keys'}"
+            raise ConfigError(problem, hint=hint)
 
     def after(self, route: Route) -> str:
         """Give the key after which the route's run goes on; empty for the beginning."""
@@ -171,7 +175,8 @@ class Cursor:
 
     def _write(self) -> None:
         draft = self._path.with_name(self._path.name + ".new")
-        draft.write_text(json.dumps({"run": self.run, "asked": self._asked, "after": self._after}))
+        state = {"run": self.run, "asked": self._asked, "since_s": self.since_s, "after": self._after}
+        draft.write_text(json.dumps(state))
         draft.replace(self._path)
 
     def done(self) -> None:

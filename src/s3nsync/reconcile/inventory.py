@@ -141,7 +141,7 @@ def parse_manifest(text: bytes, ref: ObjectRef, *, bucket: str) -> Manifest:
     return Manifest(owner, columns, files)
 
 
-_TAKE_ANOTHER = "take the inventory of another day, or copy the damaged file again"
+_TAKE_ANOTHER = "check the name; take the inventory of another day, or another report, or copy the file again"
 
 
 async def _read(s3: S3, ref: ObjectRef) -> bytes:
@@ -157,7 +157,7 @@ async def _read(s3: S3, ref: ObjectRef) -> bytes:
 async def _chunks(s3: S3, ref: ObjectRef) -> AsyncGenerator[bytes, None]:
     opened = await s3.open(ref)
     if isinstance(opened, Gone):
-        raise SourceCorrupt(f"the inventory is not complete: {ref} is missing", hint=_TAKE_ANOTHER)
+        raise SourceCorrupt(f"inventory or report is not complete: {ref} is missing", hint=_TAKE_ANOTHER)
     try:
         async for chunk in opened.chunks():
             yield chunk
