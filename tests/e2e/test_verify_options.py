@@ -95,6 +95,10 @@ async def test_an_inventory_stands_in_for_the_listing(aws: Aws, tmp_path: Path) 
         assert (code, lines[-1]["verdict"], lines[-1]["same"]) == (0, "clean", {"md5": 10})
         code, lines = await at.run("verify --tolerance 0 --prefix media/")
         assert (code, found(lines)) == (1, {("missing", "media/later")})
+        await asyncio.to_thread(aws.s3.delete_object, Bucket=at.bucket, Key="media/0")
+        await at.netstorage.delete(ROOT + "media/0")
+        code, lines = await at.run(f"verify --tolerance 0 --prefix media/ --inventory {manifest}")
+        assert (code, lines[-1]["verdict"], lines[-1]["settled"]) == (0, "clean", 1)
 
 
 async def test_what_vanished_since_the_inventory_is_not_told_as_deleted(aws: Aws, tmp_path: Path) -> None:

@@ -227,6 +227,28 @@ async def test_deep_asks_about_all_and_reads_what_has_no_common_digest() -> None
     assert (await world.verify())[1].verdict == "clean"
 
 
+async def test_what_changed_since_an_inventory_is_no_difference() -> None:
+    """It tells of another day: what differs from it is asked about, and what still differs counts."""
+    world = World()
+    world.put("deleted", b"1")
+    world.both("written", b"old")
+    world.put("lost", b"2")
+    world.put("damaged", b"whole")
+    world.file("damaged", b"dam")
+    picture = world.section()
+    del world.source.objects[ObjectRef("b", "deleted")]
+    world.both("written", b"newer")
+    picture = replace(
+        picture, pairs=[(old, new) for (old, _), (_, new) in zip(picture.pairs, world.section().pairs, strict=True)]
+    )
+    world.section = lambda: picture  # type: ignore[method-assign]
+    found, tally = await world.verify(dated=True)
+    assert kinds(found) == [("different", "damaged"), ("missing", "lost")]
+    assert (tally.settled, tally.verdict, world.slept_s) == (2, "differs", [])
+    found, _ = await world.verify()
+    assert len(found) == 4
+
+
 async def test_what_a_route_keeps_is_no_difference() -> None:
     """`deletes = "ignore"`: the file is as the route wants it, as `status` says, and nobody waits for it."""
     world = World()

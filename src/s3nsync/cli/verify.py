@@ -85,7 +85,7 @@ def verify(
     asked = Asked(
         routes=routes, prefix=prefix, include=include, exclude=exclude, inventory=inventory, checksums=checksums
     )
-    care = Care(deep=deep, tolerance_s=tolerance, expect_empty=expect_empty)
+    care = Care(deep=deep, dated=bool(inventory), tolerance_s=tolerance, expect_empty=expect_empty)
     mending = Repair(
         direct=direct,
         cap=DeleteCap(max_delete, max_delete_percent) if delete else None,

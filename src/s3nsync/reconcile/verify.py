@@ -13,6 +13,8 @@ A listing does not say how an object is encrypted, so an ETag that differs from 
 does: such pairs get one, up to HEADS of them. With `deep` every pair gets one, which also tells what NetStorage cannot
 keep; and pairs without a digest that both sides have are read and hashed.
 
+An inventory is a picture of another day. What differs from it is looked at by HEAD and stat at once, up to HEADS of it.
+
 An S3 that suddenly lists nothing, while NetStorage holds files, is refused at once: more often that is a mistake in a
 name or a policy than the truth.
 """
@@ -68,9 +70,13 @@ DIFFERENCES: frozenset[Kind] = frozenset({"missing", "extra", "different"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Care:
-    """How closely is looked; `tolerance_s` is how old a difference must be to count, `parallel` the looks at once."""
+    """How closely is looked; `tolerance_s` is how old a difference must be to count, `parallel` the looks at once.
+
+    `dated` says that S3's side is an inventory, which may be some days old.
+    """
 
     deep: bool = False
+    dated: bool = False
     tolerance_s: float = 180.0
     metadata_mtime: bool = False
     parallel: int = 32
@@ -230,12 +236,17 @@ class Verifier:
         """Ask S3 about what its listing leaves open, as long as there are HEADs to spend."""
         source, target = finding.source, finding.target
         is_open = finding.needs == "head" and target is not None
+        is_dated = self._care.dated and finding.kind in {"missing", "different"}
         may_be_refused = finding.kind == "missing" and self._scope.route.content_encoding == "reject"
-        if source is None or not (is_open or may_be_refused):
+        if source is None or not (is_open or is_dated or may_be_refused):
             return [finding]
         if self._heads_left <= 0 and not self._care.deep:
             return [replace(finding, why=f"{finding.why}; --deep asks about every such object")]
         self._heads_left -= 1
+        if is_dated:
+            looked = await self._fresh_look(finding)
+            self.tally.settled += _is_settled(looked)
+            return looked
         return [await self._refused(finding)] if target is None else await self._deep_look(source, target)
 
     async def _refused(self, finding: Finding) -> Finding:
@@ -317,7 +328,7 @@ class Verifier:
                     yield finding
                 else:
                     self._held.append(_Held(finding, due_s))
-            self.tally.settled += sum(not any(each.kind != "metadata" for each in some) for some in looked)
+            self.tally.settled += sum(map(_is_settled, looked))
             self.tally.held = len(self._held)
 
     async def _fresh_look(self, finding: Finding) -> Sequence[Finding]:
@@ -395,6 +406,11 @@ class Verifier:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_settled(looked: Sequence[Finding]) -> bool:
+    """Say whether a look has left nothing of a difference."""
+    return all(each.kind == "metadata" for each in looked)
 
 
 def _source_item(key: str, info: SourceInfo) -> SourceItem:
