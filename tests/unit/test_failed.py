@@ -73,6 +73,19 @@ async def test_a_limit_is_kept_and_the_rest_is_not_hidden() -> None:
     assert (await bench.dead.depth()).visible == 13
 
 
+async def test_a_sweep_that_outlasts_the_leases_sees_everything() -> None:
+    """The first entries come again before the last ones have come, and hide nothing; all are given back."""
+    bench = Bench()
+    bench.fill(45)
+
+    async def slowly(entry: Entry) -> Literal["keep", "remove"]:
+        bench.clock += 3.0  # leases are of 60 s
+        return await bench.keep(entry)
+
+    assert await sweep(bench.dead, slowly, 1000) == Swept(45, 0, ())
+    assert (await bench.dead.depth()).visible == 45
+
+
 async def test_an_entry_whose_removal_is_refused_counts_as_kept() -> None:
     """A lease that ended meanwhile: the entry is still there, and its name is told."""
     bench = Bench()

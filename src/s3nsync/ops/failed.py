@@ -24,6 +24,9 @@ from s3nsync.queues import Queue
 
 NO_REASON = "no reason recorded: SQS moved it here after too many receives, so it may be a message that kills workers"
 
+HOLD_S = 900.0
+"""How long an entry is held that came a second time; it is given back at the sweep's end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -90,7 +93,8 @@ async def sweep(dead: Queue, decide: Callable[[Entry], Awaitable[Literal["keep",
     """Show up to `limit` entries to `decide`, remove those it says, give the others back.
 
     Entries of one key are one group: while the first is held, later ones may stay out of sight. An entry stays if its
-    lease ended before it could be removed.
+    lease ended before it could be removed. What comes a second time, because the sweep takes longer than the queue's
+    leases, is held for longer, or it would hide what is behind it.
     """
     refused: list[str] = []
     removed = 0
@@ -99,10 +103,13 @@ async def sweep(dead: Queue, decide: Callable[[Entry], Awaitable[Literal["keep",
     try:
         while len(seen) < limit:
             deliveries = await dead.receive(10, 1.0)
-            held += deliveries
-            fresh = [each for each in deliveries if each.message_id not in seen][: limit - len(seen)]
-            if not fresh:
+            if not deliveries:
                 break
+            held += deliveries
+            again = [each for each in deliveries if each.message_id in seen]
+            if again:
+                await dead.extend(again, HOLD_S)
+            fresh = [each for each in deliveries if each.message_id not in seen][: limit - len(seen)]
             for delivery in fresh:
                 seen.add(delivery.message_id)
                 entry = read(delivery)
