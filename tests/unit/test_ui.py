@@ -87,6 +87,14 @@ def test_a_verb_whose_1_says_something_else_fails_by_a_code_of_its_own() -> None
     assert [json.loads(line)["exit_code"] for line in out.getvalue().splitlines()] == [6, 6, 6, 6, 3]
 
 
+def test_a_full_disk_is_told_with_where_else_to_go() -> None:
+    """It has no name, as what is sorted on disk has none."""
+    shown = Shown()
+    assert shown.ui.run(lambda: fail_with(OSError(28, "No space left on device"))) == 1
+    assert shown.err.getvalue().startswith("error: No space left on device\n  hint: make room there; ")
+    assert "TMPDIR" in shown.err.getvalue()
+
+
 def test_the_lines_of_many_mistakes_stay_lines() -> None:
     """A configuration's mistakes are shown one below the other."""
     shown = Shown()

@@ -9,6 +9,7 @@ traceback unless S3NSYNC_DEBUG asks for it.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -214,6 +215,8 @@ def _verdict(error: BaseException) -> tuple[str, str, int]:
     hint = "this is a bug in s3nsync: please report it, with what S3NSYNC_DEBUG=1 shows"
     if isinstance(error, OSError):
         hint = "check the file or the address that is named"
+        if error.errno == errno.ENOSPC:
+            hint = "make room there; what is sorted on disk goes to another folder by the environment variable TMPDIR"
         what = error.strerror or str(error) or type(error).__name__
         return f"{what}: {error.filename}" if error.filename else what, hint, FAILED
     return f"{type(error).__name__}: {error}", hint, FAILED
