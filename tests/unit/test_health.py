@@ -312,7 +312,7 @@ async def test_the_silence_of_a_pause_counts_from_its_end() -> None:
         scene.gate.wants = 0
         scene.clock += 3600
         assert cli._health(scene.worker) == Health("paused", 0, 0.0)
-        await asyncio.sleep(0.5)  # its loop looks at the gate every fifth of a second
+        await scene.until(lambda: scene.worker._heard_s == scene.clock)  # a look at the gate, and no answer: none came
         scene.live.fail_next = [QueueError("SQS: 503") for _ in range(1000)]
         scene.gate.wants = 10
         scene.clock += 8
