@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
-from s3nsync.local.dev import free_port
+from ports import own_port
 from s3nsync.sigv4 import Credentials
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Aws:
 @contextlib.contextmanager
 def running(scratch: Path) -> Iterator[Aws]:
     """Start the emulator on a free port of the loopback and end it with the block."""
-    port = free_port()
+    port = own_port()
     url = f"http://127.0.0.1:{port}"
     environment = {
         **os.environ,
@@ -111,11 +111,10 @@ def new_user(url: str, name: str, actions: tuple[str, ...]) -> Credentials:
 def _await_health(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and process.poll() is None:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/_ministack/health")
             connection.getresponse().read()
-            connection.close()
             return
         time.sleep(0.05)
     raise RuntimeError(f"the AWS emulator did not start on port {port} (exit code {process.poll()})")

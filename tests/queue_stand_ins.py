@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aws_emulator import REGION
+from ports import own_port
 from s3nsync.http import Http
-from s3nsync.local.dev import free_port
 from s3nsync.queues.sqs import SqsQueue
 from s3nsync.sigv4 import Credentials
 from sqs_stub import SqsStub
@@ -148,7 +148,7 @@ async def stand_in(name: Name, place: Place | None) -> AsyncIterator[StandIn]:
 @contextlib.contextmanager
 def moto(folder: Path) -> Iterator[Place]:
     """Run moto's server on a free port until the block ends."""
-    port = free_port()
+    port = own_port()
     with (folder / "moto.log").open("wb") as log:
         process = subprocess.Popen([MOTO, "-H", "127.0.0.1", "-p", str(port)], cwd=folder, stdout=log, stderr=log)
         try:
@@ -166,11 +166,10 @@ def moto(folder: Path) -> Iterator[Place]:
 def _await(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and process.poll() is None:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/moto-api/data.json")
             connection.getresponse().read()
-            connection.close()
             return
         time.sleep(0.05)
     raise RuntimeError(f"moto did not start on port {port} (exit code {process.poll()})")

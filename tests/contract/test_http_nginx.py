@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from ports import own_port
 from s3nsync.http import Header, Http, Origin, tls_context
-from s3nsync.local.dev import free_port
 
 CONFIGURATION = """
 daemon off;
@@ -74,7 +74,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(prefix / "ca.pem")
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(prefix / "server.pem")
-    plain, tls = free_port(), free_port()
+    plain, tls = own_port(), own_port()
     (prefix / "nginx.conf").write_text(CONFIGURATION.format(prefix=prefix, plain=plain, tls=tls))
     command = ["nginx", "-p", str(prefix), "-c", str(prefix / "nginx.conf"), "-e", str(prefix / "error.log")]
     with subprocess.Popen(command) as process:

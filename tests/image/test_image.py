@@ -17,9 +17,10 @@ import pytest
 
 from image.building import ARM64_MARK, REPOSITORY, Buildah
 from image.container import Image
+from ports import own_port
 from s3nsync import __version__
 from s3nsync.local.demo import differing
-from s3nsync.local.dev import BUCKET, Stage, free_port, stage
+from s3nsync.local.dev import BUCKET, Stage, stage
 
 pytestmark = [
     pytest.mark.image,
@@ -242,7 +243,7 @@ def test_the_image_goes_to_a_registry_and_comes_back_the_same(buildah: Buildah, 
 
 @contextmanager
 def _registry(folder: Path) -> Iterator[str]:
-    port = free_port()
+    port = own_port()
     address = f"127.0.0.1:{port}"
     settings = folder / "registry.yml"
     storage = {"filesystem": {"rootdirectory": str(folder / "registry")}}

@@ -26,7 +26,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from typing import Any
 
 import boto3
 
+from ports import own_port
 from terraform import workshop
 from terraform.read_back import Deployment, client, deployed, leftovers
 
@@ -101,8 +101,7 @@ def step(title: str) -> Iterator[None]:
 @contextlib.contextmanager
 def stand_in(scratch: Path, python: str = sys.executable) -> Iterator[str]:
     """Start the stand-in for AWS on a free port, give its URL, and end it with the block; `python` is one with moto."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = own_port()
     program = [python, str(Path(__file__).with_name("aws_stand_in.py")), str(port)]
     with (scratch / "aws.log").open("wb") as log:
         process = subprocess.Popen(program, cwd=scratch, stdout=log, stderr=log)
@@ -117,11 +116,10 @@ def stand_in(scratch: Path, python: str = sys.executable) -> Iterator[str]:
 def _await_answer(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s and process.poll() is None:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/moto-api/data.json")
             connection.getresponse().read()
-            connection.close()
             return
         time.sleep(0.2)
     raise Broken("the stand-in for AWS did not start; see aws.log")

@@ -31,7 +31,7 @@ from typing import Any
 
 import trustme
 
-from s3nsync.local.dev import free_port
+from ports import own_port
 from terraform.apply import Broken
 
 PASSWORD = "123456789012-auth-token"
@@ -106,7 +106,7 @@ def registry(folder: Path, tls: Mapping[str, str] | None = None, passwords: Path
     `tls` names certificate and key; without it, it speaks HTTP. `passwords` is an htpasswd file; without it, all may.
     """
     folder.mkdir()
-    port = free_port()
+    port = own_port()
     settings = {
         "version": 0.1,
         "storage": {"filesystem": {"rootdirectory": str(folder / "files")}},

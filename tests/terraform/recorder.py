@@ -14,11 +14,12 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 from pathlib import Path
 
 import httptools
+
+from s3nsync.local.dev import free_port
 
 _SIGNED_BY = re.compile(r"Credential=([^/]+)/\d{8}/[^/]+/([^/]+)/aws4_request")
 BODY_LIMIT_BYTES = 1 << 20
@@ -87,8 +88,7 @@ async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, re
 
 async def record(program: str, file: Path, port: int) -> None:
     """Serve on `port` until SIGTERM."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        behind: int = probe.getsockname()[1]
+    behind = free_port()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -33,8 +33,8 @@ from typing import Any, Protocol
 import boto3
 import trustme
 
+from ports import own_port
 from s3nsync.emulator import Emulator, running
-from s3nsync.local.dev import free_port
 from terraform import workshop
 from terraform.apply import (
     ACCOUNT,
@@ -113,7 +113,7 @@ def authority(scratch: Path) -> Authority:
 @contextlib.contextmanager
 def ministack(scratch: Path, trust: Authority) -> Iterator[str]:
     """Run ministack, with IAM in force, on a free port; give its URL, and end it and its functions with the block."""
-    port = free_port()
+    port = own_port()
     settings = {
         "PATH": os.environ["PATH"],
         "HOME": str(scratch),
@@ -148,11 +148,10 @@ def _await_health(port: int, process: subprocess.Popen[bytes], ca_file: Path) ->
     tls = ssl.create_default_context(cafile=str(ca_file))
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s and process.poll() is None:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=tls)
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=tls)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/_ministack/health")
             connection.getresponse().read()
-            connection.close()
             return
         time.sleep(0.1)
     raise Broken("ministack did not start; see ministack.log")
