@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aws_emulator import Aws
+from fault_proxy import proxying
 from s3nsync.emulator import Fault
 from sync_site import CPCODE, ROOT, digests, found, site
 
@@ -221,13 +222,18 @@ async def test_ctrl_c_tells_what_was_seen(aws: Aws, tmp_path: Path) -> None:
     """A verify that waits for its second look is interrupted: summary, incomplete, and exit code 130."""
     async with site(aws, tmp_path) as at:
         await at.put({"a": b"1"})
-        process = at.start("verify --tolerance 600")
-        while not any(each.action == "list" for each in at.emulator.requests):
-            assert process.popen.poll() is None, process.text
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(3)  # nothing tells outside when it has read S3's one page, too, and waits
-        process.popen.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(process.wait) == 130
+        async with proxying(int(aws.url.rpartition(":")[2])) as cloud:
+            env = {**at.env(), "S3NSYNC_AWS_ENDPOINT_URL": f"http://127.0.0.1:{cloud.port}"}
+            process = at.start("verify --tolerance 600", env)
+            while not (
+                any(each.action == "list" for each in at.emulator.requests)
+                and any(each.answered for each in cloud.seen(r"^GET \S*list-type=2"))
+            ):
+                assert process.popen.poll() is None, process.text
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(3)  # nothing tells outside when it has compared the one page of each side, and waits
+            process.popen.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(process.wait) == 130
         summary = json.loads(process.out[-1])
         assert (summary["type"], summary["complete"], summary["objects"]) == ("summary", False, 1)
         assert "Traceback" not in process.text
