@@ -341,6 +341,7 @@ class FaultProxy:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
+        task.add_done_callback(lambda _: writer.close())  # for one that is cut before it begins has no end of its own
 
     async def cut(self) -> None:
         """End every connection now: what is held is lost."""

@@ -83,6 +83,7 @@ async def hostile(
         task = asyncio.get_running_loop().create_task(serve(reader, writer))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # for one that is cancelled before it begins never gets there
 
     listener = await asyncio.start_server(accept, host, 0, ssl=tls)
     port = listener.sockets[0].getsockname()[1]

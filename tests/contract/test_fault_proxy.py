@@ -266,6 +266,21 @@ async def test_a_server_that_hangs_up_is_passed_on_as_such() -> None:
         assert [each.answered for each in proxy.exchanges] == [False]
 
 
+async def test_a_connection_that_is_cut_in_the_moment_in_which_it_comes_is_closed() -> None:
+    """Its task is cancelled before it has begun, and so has nothing that it could end."""
+    proxy = FaultProxy(1)
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        proxy.accept(reader, writer)
+        for task in proxy._connections:
+            task.cancel()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as listener:
+        reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+        assert await asyncio.wait_for(reader.read(), BOUND_S) == b""
+        await _hang_up(writer)
+
+
 def test_what_stands_still_is_told_from_what_was_just_asked() -> None:
     """A failed test's record says when each request came and how long it took, or has been waiting."""
     receive = "POST / HTTP/1.1\r\nX-Amz-Target: AmazonSQS.ReceiveMessage\r\n\r\n{}"
