@@ -1,10 +1,11 @@
 """What copying by `sync --direct` costs, beside the data path alone: many small objects, in the same run.
 
-    findings -> Changes -> queue in memory -> the real worker -> engine: GET, PUT and, after each copy, a second look
+    findings -> Changes -> Express -> engine: GET, PUT and, after each copy, a second look
 
-Servers, TLS and objects are those of data_path.py; the ways take turns. The second look is what copies of the bulk
-queue owe, because live events of the same keys go on beside them; `--direct` takes many of them together. Listing both
-sides is not in it: listing.py measures that. The figure is CPU seconds; the ratio is taken round by round.
+Servers, TLS and objects are those of data_path.py; the ways take turns. The second look is what copies owe that are not
+alone with their keys, because live events go on beside them; `--direct` takes many of them together. Beside it stands
+what the same would cost by a queue in memory and the real worker, which `--direct` keeps for what does not go well.
+Listing both sides is not in it: listing.py measures that. The figure is CPU seconds; the ratio is taken round by round.
 
     python -m bench.backfill [--objects 20000] [--rounds 3]
 """
@@ -48,18 +49,19 @@ from s3nsync.direct import CAPACITY
 from s3nsync.engine import Replicator
 from s3nsync.http import Http
 from s3nsync.lanes import Lane
-from s3nsync.model import ObjectRef, QueueName, Report, Route
+from s3nsync.model import Change, ObjectRef, QueueName, Report, Route
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Breaker, ByteBudget
 from s3nsync.queues.memory import MemoryQueue
 from s3nsync.reconcile.backfill import Sent, backfill
+from s3nsync.reconcile.express import Express
 from s3nsync.reconcile.second_look import SecondLooks
 from s3nsync.s3 import S3
 from s3nsync.worker import Limits, Worker
 
 ROUTE = Route(BUCKET, CPCODE)
 WARM_UP = 2_000
-WAYS = ("data path alone", "worker, no second look", "worker, a HEAD each", "worker, looks together")
+WAYS = ("data path alone", "express, as --direct", "worker, no second look", "worker, looks together")
 
 
 class Listed(S3):
@@ -96,12 +98,15 @@ def keys_of(case: Case) -> list[str]:
     return sorted(f"{case.name}/{number}" for number in range(case.count))
 
 
-async def _sections(case: Case) -> AsyncGenerator[Section, None]:
-    """Give what two listings come to when NetStorage has nothing yet."""
-    keys = keys_of(case)
-    for at in range(0, len(keys), 1_000):
-        items = [SourceItem(key, case.size_bytes, 0) for key in keys[at : at + 1_000]]
-        yield Section([], items, [], items[-1].key)
+def listed(case: Case) -> list[Section]:
+    """Give what two listings come to when NetStorage has nothing yet; made beforehand, as listing is not measured."""
+    items = [SourceItem(key, case.size_bytes, 0) for key in keys_of(case)]
+    return [Section([], items[at : at + 1_000], [], items[at].key) for at in range(0, len(items), 1_000)]
+
+
+async def _each(sections: Sequence[Section]) -> AsyncGenerator[Section, None]:
+    for section in sections:
+        yield section
 
 
 async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueName) -> Round:
@@ -131,15 +136,49 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
         clock_s=time.monotonic,
         now_s=time.time,
     )
+    sections = listed(case)
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     working = asyncio.create_task(worker.run())
-    await backfill(_sections(case), Scope(ROUTE, [ROUTE]), queues[name].send, Sent(), run="bench")
+    await backfill(_each(sections), Scope(ROUTE, [ROUTE]), queues[name].send, Sent(), run="bench")
     await worker.stopped()
     found = Round(time.process_time() - cpu_s, time.perf_counter() - wall_s)
     for each in queues.values():
         await each.aclose()
     await working
     return found
+
+
+async def send_all(case: Case, engine: Replicator, s3: S3) -> Round:
+    """Copy every object of the case as `--direct` does when all goes well."""
+    left = case.count
+
+    def report(settled: Report) -> None:
+        nonlocal left
+        if settled.verb != "ack":
+            raise SystemExit(f"not copied: {settled}")
+        left -= 1
+        if left == 0:
+            express.stop()
+
+    async def refuse(changes: Sequence[Change]) -> None:
+        if changes:
+            raise SystemExit(f"not copied: {changes}")
+
+    express = Express(
+        engine=engine,
+        s3=s3,
+        at_once=case.in_flight,
+        leave=refuse,
+        owe=refuse,
+        report=report,
+        clock_s=time.monotonic,
+    )
+    sections = listed(case)
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    working = asyncio.create_task(express.run())
+    await backfill(_each(sections), Scope(ROUTE, [ROUTE]), express.send, Sent(), run="bench")
+    await working
+    return Round(time.process_time() - cpu_s, time.perf_counter() - wall_s)
 
 
 async def measure(
@@ -170,11 +209,13 @@ async def measure(
             for way in WAYS:
                 if way == WAYS[0]:
                     done = await copy_all(case, engine)
+                elif way == WAYS[1]:
+                    done = await send_all(case, engine, s3)
                 elif way == WAYS[3]:
                     together = replace(engine, source=SecondLooks(s3))
                     done = await work_all(case, together, gate, "bulk")
                 else:
-                    done = await work_all(case, engine, gate, "live" if way == WAYS[1] else "bulk")
+                    done = await work_all(case, engine, gate, "live")
                 if number:
                     found[way].append(case.count / done.cpu_s)
     return found

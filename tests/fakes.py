@@ -93,7 +93,7 @@ class FakeSource:
         self.opened.append(FakeOpened(*found, self.chunk_bytes, self.before_chunk))
         return self.opened[-1]
 
-    async def head(self, ref: ObjectRef) -> SourceInfo | None:
+    async def head(self, ref: ObjectRef, _saw: SourceInfo | None = None) -> SourceInfo | None:
         self.calls.append("head")
         self.on_head()
         await asyncio.sleep(0)

@@ -59,6 +59,7 @@ class App:
 
     settings: Settings
     worker: Worker
+    engine: Replicator
     s3: S3
     queues: Mapping[QueueName, SqsQueue | MemoryQueue]
     targets: Mapping[str, NetStorage]
@@ -146,7 +147,7 @@ async def assemble(
             clock_s=suspended_clock_s,
             now_s=time.time,
         )
-        yield App(settings, worker, s3, queues, targets, budget, lanes)
+        yield App(settings, worker, engine, s3, queues, targets, budget, lanes)
 
 
 def relax_collector() -> None:

@@ -36,6 +36,10 @@ class ObjectRef:
     bucket: str
     key: str
 
+    def __hash__(self) -> int:
+        """Hash what tells most of them apart; text knows its own."""
+        return hash(self.key)
+
     def __str__(self) -> str:
         """Give the address the way people write it."""
         return f"s3://{self.bucket}/{self.key}"

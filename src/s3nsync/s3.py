@@ -233,7 +233,7 @@ class S3:
         reopen = functools.partial(self._open_from, ref, info)
         return OpenObject(ref, info, answer, reopen=reopen, sleep=self._sleep, backoff=self._backoff, ahead=self._ahead)
 
-    async def head(self, ref: ObjectRef) -> SourceInfo | None:
+    async def head(self, ref: ObjectRef, _saw: SourceInfo | None = None) -> SourceInfo | None:
         """Look at the object without its bytes; None when the answer is 404, which is a hint, never a proof of absence.
 
         Raises SourceError by the status alone (such answers have no body), TransportError when no answer came.

@@ -26,9 +26,9 @@ class Counting(S3):
     lists = 0
     broken = False
 
-    async def head(self, ref: ObjectRef) -> SourceInfo | None:
+    async def head(self, ref: ObjectRef, saw: SourceInfo | None = None) -> SourceInfo | None:
         self.heads += 1
-        return await super().head(ref)
+        return await super().head(ref, saw)
 
     async def list_page(self, bucket: str, query: object) -> bytes:
         self.lists += 1
@@ -70,7 +70,7 @@ async def test_unchanged_objects_are_confirmed_by_one_request(aws: Aws, s3: Coun
     looks = SecondLooks(s3)
     refs = put(aws, aws.bucket(), KEYS)
     saw = await opened(looks, refs)
-    assert await asyncio.gather(*map(looks.head, refs)) == saw
+    assert await asyncio.gather(*map(looks.head, refs, saw)) == saw
     assert (s3.lists, s3.heads) == (1, 0)
 
 
@@ -81,7 +81,7 @@ async def test_what_has_changed_or_gone_is_asked_about(aws: Aws, s3: Counting) -
     saw = await opened(looks, refs)
     put(aws, bucket, ["a/1"], b"other")
     aws.s3.delete_object(Bucket=bucket, Key="a/2")
-    found = await asyncio.gather(*map(looks.head, refs))
+    found = await asyncio.gather(*map(looks.head, refs, saw))
     assert found[3] is None
     assert found[2] is not None
     assert found[2].size_bytes == 5
@@ -92,11 +92,11 @@ async def test_what_has_changed_or_gone_is_asked_about(aws: Aws, s3: Counting) -
 async def test_looks_that_lie_far_apart_are_heads(aws: Aws, s3: Counting) -> None:
     """One page finds it out; then no more pages are spent for a while."""
     looks, bucket = SecondLooks(s3), aws.bucket()
-    put(aws, bucket, [f"k/{number:03}" for number in range(40)])
-    refs = [ObjectRef(bucket, f"k/{number:03}") for number in (0, 13, 26, 39)]
+    put(aws, bucket, [f"k/{number:03}" for number in range(181)])
+    refs = [ObjectRef(bucket, f"k/{number:03}") for number in (0, 60, 120, 180)]
     for _ in range(2):
         saw = await opened(looks, refs)
-        assert [each and each.etag for each in await asyncio.gather(*map(looks.head, refs))] == [
+        assert [each and each.etag for each in await asyncio.gather(*map(looks.head, refs, saw))] == [
             each.etag for each in saw
         ]
     assert (s3.lists, s3.heads) == (1, 3 + 4)
@@ -108,7 +108,9 @@ async def test_a_listing_that_fails_costs_heads_and_no_answer(aws: Aws, s3: Coun
     refs = put(aws, aws.bucket(), ["a", "b"])
     saw = await opened(looks, refs)
     s3.broken = True
-    assert [each and each.etag for each in await asyncio.gather(*map(looks.head, refs))] == [each.etag for each in saw]
+    assert [each and each.etag for each in await asyncio.gather(*map(looks.head, refs, saw))] == [
+        each.etag for each in saw
+    ]
     assert s3.heads == 2
 
 
@@ -124,8 +126,8 @@ async def test_a_full_page_does_not_wait(aws: Aws, s3: Counting) -> None:
     """With as many looks as a page answers, it is asked for at once."""
     looks = SecondLooks(s3, wait_s=3600, most=3)
     refs = put(aws, aws.bucket(), ["a", "b", "c"])
-    await opened(looks, refs)
-    await asyncio.wait_for(asyncio.gather(*map(looks.head, refs)), 120)
+    saw = await opened(looks, refs)
+    await asyncio.wait_for(asyncio.gather(*map(looks.head, refs, saw)), 120)
     assert s3.lists == 1
 
 
@@ -134,7 +136,7 @@ async def test_a_cancelled_look_harms_no_other(aws: Aws, s3: Counting) -> None:
     looks = SecondLooks(s3)
     refs = put(aws, aws.bucket(), ["a", "b"])
     saw = await opened(looks, refs)
-    first, second = (asyncio.ensure_future(looks.head(ref)) for ref in refs)
+    first, second = (asyncio.ensure_future(looks.head(*each)) for each in zip(refs, saw, strict=True))
     await asyncio.sleep(0)
     first.cancel()
     assert await second == saw[1]
@@ -144,16 +146,16 @@ async def test_errors_of_a_head_go_to_who_looks(aws: Aws, s3: Counting) -> None:
     """A bucket that goes away meanwhile."""
     looks, bucket = SecondLooks(s3), aws.bucket()
     (ref,) = put(aws, bucket, ["a"])
-    await opened(looks, [ref])
+    (saw,) = await opened(looks, [ref])
     s3.broken = True
     wrong = S3nsyncError("wrong")
 
-    async def refuse(_ref: ObjectRef) -> None:
+    async def refuse(_ref: ObjectRef, _saw: SourceInfo | None = None) -> None:
         raise wrong
 
     s3.head = refuse  # type: ignore[method-assign,assignment]
     with pytest.raises(S3nsyncError, match="wrong"):
-        await looks.head(ref)
+        await looks.head(ref, saw)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))

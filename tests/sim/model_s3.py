@@ -103,7 +103,7 @@ class SimSource:
             raise errors.SourceArchived("S3 answered 403 InvalidObjectState", status=403)
         return Gone("no-such-key") if found is None else SimOpened(*found, self.net)
 
-    async def head(self, ref: ObjectRef) -> SourceInfo | None:
+    async def head(self, ref: ObjectRef, _saw: SourceInfo | None = None) -> SourceInfo | None:
         """HEAD."""
         host = HOST.get()
 

@@ -172,7 +172,7 @@ async def _open_direct(ui: Ui, settings: Settings, stack: AsyncExitStack) -> Han
         ui.note(f"to be finished first: {counted(count, 'object')}; Ctrl-C again leaves at once")
 
     finish, stop = partial(work.finished, say_checks), partial(work.stopped, say_work)
-    hands.append(Hands(work.app, work.bulk.send, finish, stop, direct=True))
+    hands.append(Hands(work.app, work.express.send, finish, stop, direct=True))
     return hands[0]
 
 

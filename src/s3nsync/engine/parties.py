@@ -44,8 +44,11 @@ class Source(Protocol):
     async def open(self, ref: ObjectRef) -> Opened | Gone:
         """GET the object; Gone only when S3 itself says that there is no such key."""
 
-    async def head(self, ref: ObjectRef) -> SourceInfo | None:
-        """Look at the object without its bytes; None when the answer is 404."""
+    async def head(self, ref: ObjectRef, saw: SourceInfo | None = None, /) -> SourceInfo | None:
+        """Look at the object without its bytes; None when the answer is 404.
+
+        `saw` is what it was when it was opened: whoever can confirm that in a cheaper way may answer with it.
+        """
 
 
 class Target(Protocol):

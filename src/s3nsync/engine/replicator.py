@@ -156,7 +156,7 @@ class Replicator:
 
     async def _is_still(self, ref: ObjectRef, saw: SourceInfo | Gone) -> bool:
         """Take the second look that a hand owes when others may write the key too."""
-        now = await self.source.head(ref)
+        now = await self.source.head(ref, None if isinstance(saw, Gone) else saw)
         if isinstance(saw, Gone) or now is None:
             return isinstance(saw, Gone) and now is None
         return (now.etag, now.size_bytes, now.last_modified_s) == (saw.etag, saw.size_bytes, saw.last_modified_s)

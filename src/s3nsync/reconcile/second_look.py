@@ -13,7 +13,6 @@ what is copied lies far apart, the next looks are HEADs at once.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,13 +27,16 @@ WAIT_S = 0.02
 """How long a look waits for company: as long as a copy or two."""
 
 MOST = 200
-"""Looks that one page answers; it has room for as many keys that nobody asks about."""
+"""Looks that one page answers."""
+
+ROOM_LEAST = 50
+"""Keys that nobody asks about and a page has room for: those between that are not done yet, or were there already."""
+
+PAGE_MOST = 1_000
+"""S3's limit for a page."""
 
 HEADS_AFTER = 500
 """Looks made by HEAD after a page that confirmed less than half of what was asked."""
-
-REMEMBERED = 4_096
-"""Objects opened whose look may still come; more than can be in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +53,19 @@ class SecondLooks:
         self._s3 = s3
         self._wait_s = wait_s
         self._most = most
-        self._opened: OrderedDict[ObjectRef, SourceInfo] = OrderedDict()
         self._waiting: dict[str, dict[str, _Look]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._heads_left = 0
 
     async def open(self, ref: ObjectRef) -> OpenObject | Gone:
-        """GET the object, and remember what it was."""
-        opened = await self._s3.open(ref)
-        if not isinstance(opened, Gone):
-            self._opened[ref] = opened.info
-            if len(self._opened) > REMEMBERED:
-                self._opened.popitem(last=False)
-        return opened
+        """GET the object."""
+        return await self._s3.open(ref)
 
-    async def head(self, ref: ObjectRef) -> SourceInfo | None:
+    async def head(self, ref: ObjectRef, saw: SourceInfo | None = None) -> SourceInfo | None:
         """Look at the object as it is now; raises what S3 raises.
 
-        One that is as it was opened is told as it was opened.
+        One that is as it was seen is told as it was seen.
         """
-        saw = self._opened.pop(ref, None)
         waiting = self._waiting.setdefault(ref.bucket, {})
         if saw is None or self._heads_left > 0 or ref.key in waiting:
             self._heads_left = max(0, self._heads_left - 1)
@@ -92,26 +87,14 @@ class SecondLooks:
             task.add_done_callback(self._running.discard)
 
     async def _answer(self, bucket: str, waiting: Mapping[str, _Look]) -> None:
-        found = await self._listed(bucket, min(waiting, key=order), most=2 * len(waiting))
-        open_keys = []
-        for key, look in waiting.items():
-            if not _confirms(found.get(key), look.saw):
-                open_keys.append(key)
-            elif not look.answer.done():
+        open_keys = await unconfirmed(self._s3, bucket, {key: look.saw for key, look in waiting.items()})
+        for key in waiting.keys() - open_keys:
+            look = waiting[key]
+            if not look.answer.done():
                 look.answer.set_result(look.saw)
         if len(open_keys) * 2 > len(waiting):
             self._heads_left = HEADS_AFTER
         await asyncio.gather(*(self._head(ObjectRef(bucket, key), waiting[key]) for key in open_keys))
-
-    async def _listed(self, bucket: str, first: str, *, most: int) -> Mapping[str, SourceItem]:
-        """Give a page of the listing from a key on, by key; nothing if that fails: a HEAD says what is wrong."""
-        asked = {"list-type": "2", "encoding-type": "url", "max-keys": str(most), "start-after": just_before(first)}
-        query = [(name, value) for name, value in asked.items() if value]
-        try:
-            page = read_page(await self._s3.list_page(bucket, query), bucket)
-        except S3nsyncError:
-            return {}
-        return {item.key: item for item in page.items}
 
     async def _head(self, ref: ObjectRef, look: _Look) -> None:
         try:
@@ -124,12 +107,39 @@ class SecondLooks:
                 look.answer.set_result(info)
 
 
+async def unconfirmed(s3: S3, bucket: str, saw: Mapping[str, SourceInfo]) -> list[str]:
+    """Give those of the keys that one page of the listing does not show as they were seen: it can only confirm."""
+    room = len(saw) + max(ROOM_LEAST, len(saw) // 4)
+    found = await _listed(s3, bucket, min(saw, key=order), most=min(PAGE_MOST, room)) if saw else {}
+    return [key for key, each in saw.items() if not _confirms(found.get(key), each)]
+
+
+async def _listed(s3: S3, bucket: str, first: str, *, most: int) -> Mapping[str, SourceItem]:
+    """Give a page of the listing from a key on, by key; nothing if that fails: a HEAD says what is wrong."""
+    asked = {"list-type": "2", "encoding-type": "url", "max-keys": str(most), "start-after": just_before(first)}
+    query = [(name, value) for name, value in asked.items() if value]
+    try:
+        page = read_page(await s3.list_page(bucket, query), bucket)
+    except S3nsyncError:
+        return {}
+    return {item.key: item for item in page.items}
+
+
 def just_before(key: str) -> str:
     """Give a text that sorts before the key, with hardly anything between the two."""
     before = ord(key[-1]) - 1
     if before < 0x20 or 0xD800 <= before <= 0xDFFF:  # no character that a request may carry
         return key[:-1]
     return f"{key[:-1]}{chr(before)}\U0010fffd"
+
+
+def is_as_it_was(now: SourceInfo | None, saw: SourceInfo) -> bool:
+    """Say whether a look shows what was seen before."""
+    return now is not None and (now.etag, now.size_bytes, now.last_modified_s) == (
+        saw.etag,
+        saw.size_bytes,
+        saw.last_modified_s,
+    )
 
 
 def _confirms(item: SourceItem | None, saw: SourceInfo) -> bool:
