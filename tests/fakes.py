@@ -258,10 +258,10 @@ class FakeLane:
     told: list[str] = field(default_factory=list)
     on_enter: Callable[[], None] = lambda: None
 
-    def enter_at_once(self) -> bool:
+    def enter_at_once(self, *, live: bool) -> bool:  # noqa: ARG002 - the real one's face
         return False
 
-    async def enter(self) -> bool:
+    async def enter(self, *, live: bool) -> bool:  # noqa: ARG002 - the real one's face
         self.on_enter()
         await asyncio.sleep(0)
         self.in_use += not self.full

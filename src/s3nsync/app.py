@@ -26,10 +26,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from s3nsync.aws import CredentialSource, SessionCredentials
 from s3nsync.body import CHUNK_BYTES
 from s3nsync.config import with_secret
-from s3nsync.engine import Replicator
+from s3nsync.engine import STREAM_BYTES, Replicator
+from s3nsync.engine.uploads import WHOLE_EXTRA_PART
 from s3nsync.errors import ConfigError, S3nsyncError
 from s3nsync.http import Http, Proxies, tls_context
-from s3nsync.lanes import Lane, places_for
+from s3nsync.lanes import Lane, Shares, places_for
 from s3nsync.model import QueueName, Report, Route
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Backoff, Breaker, ByteBudget, DeleteBrake
@@ -102,7 +103,7 @@ async def assemble(
     async with AsyncExitStack() as stack:
         proxies = _proxies(settings)
         aws_http = await stack.enter_async_context(Http(tls=tls_context(settings.aws.ca_file), proxies=proxies))
-        budget = _budget(settings)
+        budget = open_budget(settings)
         s3 = S3(
             aws_http,
             region=settings.region,
@@ -115,7 +116,8 @@ async def assemble(
         for queue in queues.values():
             stack.push_async_callback(queue.aclose)
         targets = await _targets(settings, stack, proxies)
-        lanes = open_lanes(settings)
+        limits = _limits(settings, has_live=in_memory is None)
+        lanes = open_lanes(settings, limits)
         threads = stack.enter_context(ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="hash"))
         gate = Breaker(settings.routes, suspended_clock_s, on_stop=_warn_of_rest, on_go=_tell_of_recovery)
         brake = DeleteBrake(settings.worker.deletes_per_minute, suspended_clock_s)
@@ -142,7 +144,7 @@ async def assemble(
             check=queues["check"],
             engine=engine,
             gate=gate,
-            limits=_limits(settings, has_live=in_memory is None),
+            limits=limits,
             report=report,
             clock_s=suspended_clock_s,
             now_s=time.time,
@@ -234,10 +236,17 @@ def _account(name: str, account: AccountSettings) -> Account:
     return Account.parse(account.host, account.user, account.key.get_secret_value(), scheme=scheme)
 
 
-def _budget(settings: Settings) -> ByteBudget:
-    """Limit the bytes held at once; streams to one of several accounts leave the others a quarter."""
-    total_bytes = settings.worker.memory_budget_bytes
-    return ByteBudget(total_bytes, total_bytes * 3 // 4 if len(settings.accounts) > 1 else None)
+def open_budget(settings: Settings) -> ByteBudget:
+    """Limit the bytes held at once; of several accounts none holds more than three quarters, and each has a floor.
+
+    The floors are a quarter of all together; more, up to a half, if one object at work would not fit in.
+    """
+    total_bytes, accounts = settings.worker.memory_budget_bytes, len(settings.accounts)
+    if accounts < 2:  # or none: not every command needs one
+        return ByteBudget(total_bytes)
+    piece_bytes = max(STREAM_BYTES, settings.worker.buffer_bytes * (WHOLE_EXTRA_PART + 1) // WHOLE_EXTRA_PART)
+    floor_bytes = min(max(total_bytes // (4 * accounts), piece_bytes), total_bytes // (2 * accounts))
+    return ByteBudget(total_bytes, total_bytes * 3 // 4, floors=dict.fromkeys(settings.accounts, floor_bytes))
 
 
 def _ahead(settings: Settings, budget: ByteBudget) -> Ahead | None:
@@ -247,22 +256,20 @@ def _ahead(settings: Settings, budget: ByteBudget) -> Ahead | None:
     return Ahead(worker.ranged_reads, worker.ranged_from_bytes, RANGE_BYTES, budget)
 
 
-def open_lanes(settings: Settings) -> dict[str, Lane]:
-    """Open the way to each upload account, as wide as the settings let it be."""
-    return {name: _lane(name, settings) for name in settings.accounts}
+def open_lanes(settings: Settings, limits: Limits) -> dict[str, Lane]:
+    """Open the way to each upload account, as wide as the settings let it be; several share the worker's slots."""
+    accounts = len(settings.accounts)
+    shares = Shares(accounts, limits.max_in_flight, limits.kept_for_live) if accounts > 1 else None
+    return {name: _lane(name, settings, shares) for name in settings.accounts}
 
 
-def _lane(name: str, settings: Settings) -> Lane:
-    """Open the way to an account; one of several leaves the others a quarter of the slots, two of them at the least.
-
-    Two, for one more may wait in line: with four slots that would be all of them.
-    """
-    account, slots, several = settings.accounts[name], settings.worker.max_in_flight, len(settings.accounts) > 1
-    most = min(account.max_in_flight or slots, min(slots * 3 // 4, slots - 2) if several else slots)
+def _lane(name: str, settings: Settings, shares: Shares | None) -> Lane:
+    account, slots = settings.accounts[name], settings.worker.max_in_flight
+    most = min(account.max_in_flight or slots, slots)
     return Lane(
         places_for(most, account.bytes_per_s, max(CHUNK_BYTES, settings.worker.buffer_bytes)),
         suspended_clock_s,
-        line=max(1, slots // (8 * len(settings.accounts))) if several else None,
+        shares=shares,
         requests_per_s=account.requests_per_s,
         bytes_per_s=account.bytes_per_s,
         on_cut=functools.partial(_warn_of_cut, name),

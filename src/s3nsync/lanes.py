@@ -18,12 +18,26 @@ and what is slow for ten minutes becomes the new baseline.
 A place is taken before the S3 GET, so no S3 connection idles while NetStorage makes us wait, and is held until the key
 is done. Places go out in the order in which they were asked for.
 
-**One slow account must not take the worker's slots from another.** A key that waits for a place holds a slot, so with
-several accounts the line before each of them is bounded: whoever finds it full is given back to the queue, and its slot
-goes to the next message. Slots counted per account would not do, because a message's account is known only once it has
-been received. Giving back costs the key a stat and a Check later, since it comes back as a later attempt; waiting costs
-nothing. So a single account's line is unbounded (the slots bound it), and of several each may hold three quarters of
-the slots by its window and a share of an eighth by its line: enough to be always busy, and never all.
+**Slow accounts must not take the worker's slots from another.** A key at work, or waiting for a place, holds a slot,
+and a message's account is known only once it has been received; so what an account may hold is decided here, and who
+may not hold a slot is given back to the queue, which frees it for the next message. `Shares` is the rule:
+
+    a floor     each account of the settings may always hold so many slots: what others lack of their floors is nobody's
+    the rest    is shared by those who have work: each may hold up to SPARE_TIMES as many as nobody holds. So one alone
+                gets three quarters of it, two get three sevenths each, n get 3 / (3n + 1), and whoever wants less
+                leaves it to the others: max-min fairness, with a part left for who comes next (Choudhury and Hahne,
+                "Dynamic queue length thresholds for shared-memory packet switches", 1998)
+
+That floors hold rests on one invariant: slots held + slots lacking of floors <= slots. It is so at first, as the floors
+together are an eighth. An account below its floor takes what it lacks: the sum stays. One above takes only what is
+spare: the sum stays within. Who leaves may lack one more, and holds one less. So however slow, however many the others
+are, an account below its floor is let in. For bulk and check messages the slots kept for live ones do not count as
+spare: the live queue goes before them, whoever's it is, but no account's bulk takes all of what is open to bulk.
+
+Giving back costs the key a stat and a Check later, since it comes back as a later attempt, and the queue would hand the
+worker the next key of the same account at once. So who may hold no slot lingers a little: an account that is busy and
+quick has a place within LINGER_S. Only if it had none, its keys are sent back at once for a while (HURRY_S). A single
+account shares with nobody: it has no `Shares`, and its line is as long as there are slots.
 
 `Bucket` holds the rates that the user sets. It sells on credit: whoever takes is told how long to wait before using
 what it took, so those who come together go in order, and nobody needs to be woken.
@@ -65,6 +79,16 @@ LATENCY_PLACES = 8
 
 TELL_EVERY_S = 30.0
 """A busy account is cut every few round trips: its log line comes no more often than this."""
+
+SPARE_TIMES = 3
+"""How many slots an account may hold for each that is spare: one alone gets three quarters."""
+
+FLOORS_PART = 8
+"""All floors together are this part of the slots, if that is one for each account; a line is as long as a floor."""
+
+LINGER_S, HURRY_S = 0.5, 5.0
+"""How long a key waits beyond its account's share; and for how long none does once that was in vain. The slots that
+others may need are in its way for a tenth of the time at most."""
 
 STREAM_WAIT_S = 20.0
 """The longest that a stream may stand still for its turn at `bytes_per_s`: a third of the servers' idle time-out."""
@@ -177,6 +201,56 @@ class LaneFigures:
     rests: int
 
 
+class Shares:
+    """How several accounts share the worker's slots; `kept_for_live` of them are not for bulk and check messages."""
+
+    def __init__(self, accounts: int, slots: int, kept_for_live: int) -> None:
+        """Begin with every slot free; there are no floors where there are fewer slots than accounts."""
+        self.floor = min(max(1, slots // (FLOORS_PART * accounts)), slots // accounts)
+        self.slots = slots
+        self.held = 0
+        self.lacking = self.floor * accounts
+        self.lanes: list[Lane] = []
+        self._kept_for_live = kept_for_live
+
+    def take(self, lane: Lane, *, live: bool) -> bool:
+        """Let the lane hold one more slot, if it may."""
+        if lane.held < self.floor:
+            self.lacking -= 1
+        elif lane.held >= SPARE_TIMES * self._spare(live=live):
+            return False
+        lane.held += 1
+        self.held += 1
+        return True
+
+    def give(self, lane: Lane) -> None:
+        """Note that the lane holds one less, and let those in who may have it: first the lane that holds least."""
+        lane.held -= 1
+        self.held -= 1
+        if lane.held < self.floor:
+            self.lacking += 1
+        waiting = [each for each in self.lanes if each.waits]
+        for each in sorted(waiting, key=_held) if len(waiting) > 1 else waiting:
+            each.serve()
+
+    def _spare(self, *, live: bool) -> int:
+        return self.slots - self.held - self.lacking - (0 if live else self._kept_for_live)
+
+
+def _held(lane: Lane) -> int:
+    return lane.held
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """Somebody in line; one who does not hold a slot of the account's share lingers."""
+
+    comes: asyncio.Future[bool]
+    live: bool
+    holds: bool
+    patience: asyncio.TimerHandle | None = None
+
+
 class Lane:
     """The way to one upload account: places in its window, and its rates."""
 
@@ -185,29 +259,38 @@ class Lane:
         most: int,
         clock_s: Callable[[], float],
         *,
-        line: int | None = None,
+        shares: Shares | None = None,
         requests_per_s: float | None = None,
         bytes_per_s: float | None = None,
         on_cut: Callable[[int, str], None] = lambda _places, _reason: None,
     ) -> None:
-        """Open `most` places. `line` bounds those who wait; `on_cut` gets the places left and why, now and then.
+        """Open `most` places. `shares` is for one of several accounts; `on_cut` gets the places left and why.
 
         `clock_s` is monotonic. The rates are for all keys of the account together; None sets no limit.
         """
         self.window = Window(most)
         self.in_use = 0
+        self.held = 0
         self._clock_s = clock_s
-        self._line = inf if line is None else line
+        self._shares = shares
+        if shares is not None:
+            shares.lanes.append(self)
         self._requests = None if requests_per_s is None else Bucket(requests_per_s, clock_s())
         self._bytes = None if bytes_per_s is None else Bucket(bytes_per_s, clock_s())
         self._on_cut = on_cut
         self._told_s = -inf
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._hurried_until_s = -inf
+        self._waiting: deque[_Turn] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         """Show how much is in use and how many wait."""
         return f"Lane({self.in_use} of {self.window.places} places in use, {len(self._waiting)} waiting)"
+
+    @property
+    def waits(self) -> bool:
+        """Whether anybody stands in line."""
+        return bool(self._waiting)
 
     def figures(self) -> LaneFigures:
         """Give what metrics show."""
@@ -216,38 +299,57 @@ class Lane:
 
     # --- places ---
 
-    def enter_at_once(self) -> bool:
+    def enter_at_once(self, *, live: bool = True) -> bool:
         """Take a place if there is one, and nobody waits for it. Who enters must `leave`."""
         if self._waiting or not self._has_room():
+            return False
+        if self._shares is not None and not self._shares.take(self, live=live):
             return False
         self.in_use += 1
         return True
 
-    async def enter(self) -> bool:
-        """Take a place, waiting in line for it; False, at once, if the line is full."""
-        if self.enter_at_once():
+    async def enter(self, *, live: bool = True) -> bool:
+        """Take a place, waiting in line for it; False if the slot is rather to be another account's.
+
+        `live`: the message is one of those that every slot is open to.
+        """
+        if self.enter_at_once(live=live):
             return True
-        if len(self._waiting) >= self._line:
+        holds = self._may_line_up(live=live)
+        if not holds and self._clock_s() < self._hurried_until_s:
             return False
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn = _Turn(asyncio.get_running_loop().create_future(), live, holds)
         self._waiting.append(turn)
-        self._wake_in_time()
+        if not holds:
+            turn.patience = asyncio.get_running_loop().call_later(LINGER_S, self._send_away, turn)
+        self.serve()  # the others may all wait for what this one has, or needs not
         try:
-            await turn
+            return await turn.comes
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._waiting.remove(turn)
-                self._serve()  # whoever stood behind may be first now
-            else:  # the turn came in the same moment
-                self.leave()
+            self._leave_line(turn)
             raise
-        return True
+        finally:
+            if turn.patience is not None:
+                turn.patience.cancel()
 
     def leave(self) -> None:
         """Give the place back."""
         self.in_use -= 1
-        if self._waiting:
-            self._serve()
+        if self._shares is not None:
+            self._shares.give(self)
+        elif self._waiting:
+            self.serve()
+
+    def serve(self) -> None:
+        """Let those in line in who may come in now, in their order."""
+        while self._waiting and self._has_room():
+            turn = next((each for each in self._waiting if self._may_enter(each)), None)
+            if turn is None:
+                break
+            self.in_use += 1
+            self._waiting.remove(turn)
+            turn.comes.set_result(True)
+        self._wake_in_time()
 
     def _has_room(self) -> bool:
         window = self.window
@@ -255,13 +357,35 @@ class Lane:
             window.closed_until_s == -inf or self._clock_s() >= window.closed_until_s
         )
 
-    def _serve(self) -> None:
-        while self._waiting and self._has_room():
-            if self._waiting[0].done():  # cancelled: its task leaves the line, then serves
-                return
-            self.in_use += 1
-            self._waiting.popleft().set_result(None)
-        self._wake_in_time()
+    def _may_line_up(self, *, live: bool) -> bool:
+        """Say whether one more may stand in line for as long as it takes, and let it hold its slot if so."""
+        shares = self._shares
+        if shares is None:
+            return True
+        return self.held - self.in_use < shares.floor and shares.take(self, live=live)
+
+    def _may_enter(self, turn: _Turn) -> bool:
+        """Say whether one in line may have a place; one whose turn is done was cancelled, and leaves by itself."""
+        if turn.comes.done():
+            return False
+        return turn.holds or (self._shares is not None and self._shares.take(self, live=turn.live))
+
+    def _send_away(self, turn: _Turn) -> None:
+        """Let one linger no longer, nor any other for a while."""
+        if not turn.comes.done():
+            self._waiting.remove(turn)
+            self._hurried_until_s = self._clock_s() + HURRY_S
+            turn.comes.set_result(False)
+
+    def _leave_line(self, turn: _Turn) -> None:
+        """See to what a cancelled one had."""
+        if not turn.comes.cancelled():  # its turn came in the same moment
+            if turn.comes.result():
+                self.leave()
+            return
+        self._waiting.remove(turn)
+        if turn.holds and self._shares is not None:
+            self._shares.give(self)
 
     def _wake_in_time(self) -> None:
         """Serve when the rest is over: nobody may be at work then who would do it on leaving."""
@@ -271,7 +395,7 @@ class Lane:
 
     def _wake(self) -> None:
         self._alarm = None
-        self._serve()
+        self.serve()
 
     # --- rates ---
 
@@ -297,7 +421,7 @@ class Lane:
         if self.window.answered(action, began_s, self._clock_s(), in_use=self.in_use, small=small):
             self._tell("its answers take much longer than they did")
         elif self._waiting:
-            self._serve()
+            self.serve()
 
     def failed(self, error: S3nsyncError, began_s: float) -> None:
         """Note that a request failed: only what speaks of too much asked for counts."""

@@ -3,9 +3,11 @@
 `Backoff` is a value: the wait depends on the number of failures and one random number, so whoever retries keeps the
 count. `ByteBudget` is the one limit on buffered bytes. Requests are served strictly in the order they came, so a large
 one is not starved by small ones; a request for more than the whole budget waits until all of it is free, and then
-stands for all of it. Only who waits for its own owner's bytes is passed by: where several upload accounts share the
-budget, streams to a slow one hold three quarters of it at most. Whoever reserves does so once, for everything needed:
-nobody holds bytes while waiting for more.
+stands for all of it. Where several upload accounts share the budget, streams to a slow one hold three quarters of it at
+most, and two slow ones not all of it either: each account has a floor that the others leave alone, however much they
+want. So two are passed by in line, who waits for its own owner's bytes, and who waits for what is no part of a floor by
+one who waits for its floor. Whoever reserves does so once, for everything needed: nobody holds bytes while waiting for
+more.
 `DeleteBrake` counts deletes, `Breaker` stops a route whose other side is in trouble: a backlog is kept, not burnt.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from s3nsync.model import Route
@@ -44,13 +46,19 @@ class Backoff:
 class ByteBudget:
     """A limit on bytes held at once by everybody together."""
 
-    def __init__(self, total_bytes: int, each_bytes: int | None = None) -> None:
-        """Start with all of `total_bytes` (at least 1) free; no owner holds more than `each_bytes` in several parts."""
+    def __init__(
+        self, total_bytes: int, each_bytes: int | None = None, *, floors: Mapping[str, int] | None = None
+    ) -> None:
+        """Start with all of `total_bytes` (at least 1) free; no owner holds more than `each_bytes` in several parts.
+
+        An owner in `floors` may always hold so many bytes: together they must be less than all.
+        """
         if total_bytes < 1:
             raise ValueError("a budget needs at least one byte")
         self.total_bytes = total_bytes
         self.in_use_bytes = 0
         self._each_bytes = total_bytes if each_bytes is None else each_bytes
+        self._floors = floors or {}
         self._held: Counter[str] = Counter()
         self._waiting: deque[_Turn] = deque()
 
@@ -62,21 +70,21 @@ class ByteBudget:
         """Wait in line for `size_bytes` and hold them; gives what to `give_back`, which is less if all is less."""
         taken = self.take_at_once(size_bytes, owner)
         if taken is None:
-            taken = min(size_bytes, self.total_bytes)
+            taken = min(size_bytes, self._most_bytes(owner))
             await self._wait_for(taken, owner)
         return taken
 
     def take_at_once(self, size_bytes: int, owner: str) -> int | None:
         """Hold the bytes as `take` does, if that needs no waiting; None if it does."""
-        wanted = min(size_bytes, self.total_bytes)
-        if self._waiting or not self._fits(wanted) or not self._is_due(wanted, owner):
+        wanted = min(size_bytes, self._most_bytes(owner) if self._floors else self.total_bytes)
+        if self._waiting or not self._fits(wanted, owner) or not self._is_due(wanted, owner):
             return None
         self._hold(wanted, owner)
         return wanted
 
     def take_spare(self, size_bytes: int, owner: str) -> bool:
         """Hold `size_bytes` if nobody waits and they are free at once; such bytes are never more than half of all."""
-        spare = not self._waiting and self._fits(size_bytes)
+        spare = not self._waiting and self._fits(size_bytes, owner)
         if spare := spare and (self._held[owner] + size_bytes) * 2 <= self.total_bytes:
             self._hold(size_bytes, owner)
         return spare
@@ -105,24 +113,45 @@ class ByteBudget:
         self.in_use_bytes += size_bytes
         self._held[owner] += size_bytes
 
-    def _fits(self, wanted: int) -> bool:
-        return self.in_use_bytes + wanted <= self.total_bytes
+    def _most_bytes(self, owner: str) -> int:
+        """Give what stands for all of the budget to this owner: everything but the others' floors."""
+        return self.total_bytes - sum(floor for name, floor in self._floors.items() if name != owner)
+
+    def _fits(self, wanted: int, owner: str) -> bool:
+        """Say whether the bytes are free, and not what others lack of their floors."""
+        free_bytes = self.total_bytes - self.in_use_bytes
+        if self._floors:
+            free_bytes -= sum(max(0, floor - self._held[name]) for name, floor in self._floors.items() if name != owner)
+        return wanted <= free_bytes
 
     def _is_due(self, wanted: int, owner: str) -> bool:
         held = self._held[owner]
         return not held or held + wanted <= self._each_bytes
 
+    def _is_own(self, wanted: int, owner: str) -> bool:
+        """Say whether the owner holds no more than its floor with these."""
+        return self._held[owner] + wanted <= self._floors.get(owner, 0)
+
     def _serve(self) -> None:
         full: set[str] = set()
+        blocked = False
         for turn in tuple(self._waiting):
-            if turn.owner in full or not self._is_due(turn.size_bytes, turn.owner):
-                full.add(turn.owner)  # nor may a smaller one of the same owner pass
+            size_bytes, owner = turn.size_bytes, turn.owner
+            if turn.comes.done():
+                return  # cancelled: its task leaves the line, then serves
+            if owner in full:
                 continue
-            if turn.comes.done() or not self._fits(turn.size_bytes):
-                return  # done here means cancelled: its task leaves the line, then serves
-            self._waiting.remove(turn)
-            self._hold(turn.size_bytes, turn.owner)
-            turn.comes.set_result(None)
+            if not self._is_due(size_bytes, owner):
+                full.add(owner)  # nor may a smaller one of the same owner pass
+            elif not self._is_own(size_bytes, owner) and (blocked or not self._fits(size_bytes, owner)):
+                if not self._floors:
+                    return
+                blocked = True
+                full.add(owner)
+            else:
+                self._waiting.remove(turn)
+                self._hold(size_bytes, owner)
+                turn.comes.set_result(None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -178,8 +178,8 @@ class AccountSettings(BaseModel):
     max_in_flight: Annotated[Whole | None, Field(ge=1, le=1024), Env(("NS_MAX_IN_FLIGHT",), suffixed=True)] = Field(
         default=None,
         description="The most keys of this account worked on at once; the worker goes below it by itself while"
-        " NetStorage answers 429 or 5xx, fails, or slows down. Without it worker.max_in_flight, or three quarters of"
-        " that where there are several accounts.",
+        " NetStorage answers 429 or 5xx, fails, or slows down. Without it worker.max_in_flight. Several accounts"
+        " share that: one that is busy alone gets some three quarters, and none can take all.",
     )
     requests_per_s: Annotated[Number | None, Field(ge=0.1), Env(("NS_REQUESTS_PER_S",), suffixed=True)] = Field(
         default=None,

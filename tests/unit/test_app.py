@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from s3nsync.app import open_lanes
+from s3nsync.app import open_budget, open_lanes
 from s3nsync.config import load
+from s3nsync.lanes import Lane
+from s3nsync.worker import Limits
 
 ACCOUNT = '{"NS_HOSTNAME": "example-nsu.akamaihd.net", "NS_USER": "upload", "NS_KEY": "key"}'
 ENV = {
@@ -21,35 +23,66 @@ ENV = {
 }
 
 
+def lanes_of(more: dict[str, Any]) -> dict[str, Lane]:
+    """Open the lanes of a worker with live events."""
+    settings = load(None, ENV | more)
+    return open_lanes(settings, Limits(max_in_flight=settings.worker.max_in_flight))
+
+
 @pytest.mark.parametrize(
     ("more", "places"),
     [
         ({}, {"default": 64}),
         ({"NS_MAX_IN_FLIGHT": "5"}, {"default": 5}),
         ({"NS_MAX_IN_FLIGHT": "500"}, {"default": 64}),
-        ({"NS_SECRET_VIDEO": ACCOUNT}, {"default": 48, "video": 48}),
+        ({"NS_SECRET_VIDEO": ACCOUNT, "NS_MAX_IN_FLIGHT": "5"}, {"default": 5, "video": 64}),
         ({"NS_BYTES_PER_S": "1048576"}, {"default": 20}),
         ({"NS_BYTES_PER_S": "1048576", "S3NSYNC_WORKER_BUFFER_BYTES": "0"}, {"default": 64}),
     ],
 )
 def test_an_accounts_window_has_the_workers_slots_or_fewer(more: dict[str, Any], places: dict[str, int]) -> None:
-    """One account may use all slots, one of several three quarters; its own limits narrow it further."""
-    lanes = open_lanes(load(None, ENV | more))
-    assert {name: lane.window.places for name, lane in lanes.items()} == places
+    """Its own limits narrow it; what several accounts leave each other is the business of their shares."""
+    assert {name: lane.window.places for name, lane in lanes_of(more).items()} == places
 
 
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("accounts", [2, 3, 4])
 @pytest.mark.parametrize("slots", [4, 5, 7, 8, 64, 1024])
-def test_one_of_several_accounts_never_has_all_slots(slots: int) -> None:
-    """Its places and its line together leave at least one to the others."""
-    lanes = open_lanes(load(None, ENV | {"NS_SECRET_VIDEO": ACCOUNT, "S3NSYNC_WORKER_MAX_IN_FLIGHT": str(slots)}))
-    assert all(lane.window.places + lane._line < slots for lane in lanes.values())
+def test_however_many_slots_other_accounts_hold_one_is_left(slots: int, accounts: int, live: bool) -> None:
+    """Each of the others takes what it gets and never lets go; the last is let in nevertheless."""
+    names = [f"NS_SECRET_A{number}" for number in range(1, accounts)]
+    lanes = list(lanes_of(dict.fromkeys(names, ACCOUNT) | {"S3NSYNC_WORKER_MAX_IN_FLIGHT": str(slots)}).values())
+    assert len(lanes) == accounts
+    held = 0
+    for lane in lanes[:-1]:
+        while lane.enter_at_once(live=live):
+            held += 1
+    assert held < max(accounts, slots if live else slots - max(1, slots // 4))
+    assert lanes[-1].enter_at_once(live=live)
 
 
-async def test_only_one_of_several_accounts_sends_keys_back() -> None:
-    """With one account nobody else wants the slots."""
-    for more, waits in (({}, True), ({"NS_SECRET_VIDEO": ACCOUNT}, False)):
-        lane = open_lanes(load(None, ENV | more))["default"]
-        assert (lane._line == float("inf")) is waits
+async def test_only_several_accounts_share_slots() -> None:
+    """With one account nobody else wants them."""
+    for more, shares in (({}, False), ({"NS_SECRET_VIDEO": ACCOUNT}, True)):
+        lane = lanes_of(more)["default"]
+        assert (lane._shares is not None) is shares
         assert lane.toll_s(requests=1000) == 0.0
-    lane = open_lanes(load(None, ENV | {"NS_REQUESTS_PER_S": "2"}))["default"]
+    lane = lanes_of({"NS_REQUESTS_PER_S": "2"})["default"]
     assert lane.toll_s(requests=12) == pytest.approx(5.0, abs=0.01)
+
+
+def test_several_accounts_have_floors_in_the_byte_budget() -> None:
+    """Each a part that one object at work fits into, and all of them never more than half; one account has all."""
+    mib = 1 << 20
+    for more, total, floor in (
+        ({}, 64 * mib, None),
+        ({"NS_SECRET_VIDEO": ACCOUNT}, 64 * mib, 8 * mib),
+        ({f"NS_SECRET_A{number}": ACCOUNT for number in range(15)}, 64 * mib, 2 * mib),
+        ({"NS_SECRET_VIDEO": ACCOUNT, "S3NSYNC_WORKER_MEMORY_BUDGET_BYTES": str(mib)}, mib, mib // 4),
+    ):
+        budget = open_budget(load(None, ENV | more))
+        assert budget.total_bytes == total
+        assert set(budget._floors.values()) == (set() if floor is None else {floor})
+    nobody = load(None, ENV).model_copy(update={"accounts": {}})
+    assert open_budget(nobody).total_bytes == 64 * mib
+    assert open_lanes(nobody, Limits()) == {}

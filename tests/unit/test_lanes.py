@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from s3nsync.lanes import (
     ASKED_MAX_S,
     CUT_TO,
     LATENCY_PLACES,
+    LINGER_S,
     REST_FIRST_S,
     REST_MAX_S,
     SMALL_BYTES,
@@ -23,6 +25,7 @@ from s3nsync.lanes import (
     Bucket,
     Lane,
     LaneFigures,
+    Shares,
     Window,
     places_for,
 )
@@ -188,16 +191,25 @@ async def test_at_once_there_is_a_place_only_where_nobody_waits_and_nothing_rest
     assert not lane.enter_at_once()
 
 
-async def test_who_finds_the_line_full_is_told_at_once() -> None:
-    """The line is bounded where others need the slots."""
-    lane = Lane(1, lambda: 0.0, line=1)
+async def test_who_finds_no_slot_to_spare_lingers_and_is_then_told() -> None:
+    """The line is bounded where others need the slots; once lingering was in vain, keys are sent back at once."""
+    loop = asyncio.get_running_loop()
+    shares = Shares(2, slots=16, kept_for_live=4)
+    lane = Lane(1, loop.time, shares=shares)
     assert await lane.enter()
-    waiting = asyncio.create_task(lane.enter())
+    waiting = asyncio.create_task(lane.enter())  # its line is one long, as its floor
     await _settle()
+    began_s = loop.time()
     assert not await lane.enter()
+    assert loop.time() - began_s >= LINGER_S
+    lingered_s = loop.time() - began_s
+    assert not await lane.enter()
+    assert loop.time() - began_s - lingered_s < LINGER_S
     lane.leave()
     assert await waiting
     assert repr(lane) == "Lane(1 of 1 places in use, 0 waiting)"
+    lane.leave()
+    assert (lane.held, shares.held, shares.lacking) == (0, 0, 2)
 
 
 async def test_cancelled_in_the_moment_of_being_served_gives_the_place_back() -> None:
@@ -263,63 +275,109 @@ TROUBLE = [
 ]
 
 
-@given(
-    most=st.integers(1, 5),
-    line=st.none() | st.integers(0, 3),
-    seed=st.integers(0, 10_000),
-    plan=st.lists(
-        st.tuples(
-            st.floats(0, 3),  # comes
-            st.floats(0, 2),  # stays
-            st.none() | st.floats(0, 3),  # is cancelled
-            st.sampled_from([None, *TROUBLE]),
-        ),
-        max_size=30,
-    ),
-)
-def test_gauges_return_to_zero_and_the_window_is_never_overdrawn(
-    most: int,
-    line: int | None,
-    seed: int,
-    plan: list[tuple[float, float, float | None, errors.S3nsyncError | None]],
-) -> None:
-    """Whoever comes, is cancelled, fails or is sent away: in the end nobody holds a place or waits for one."""
-    loop = SimLoop(random.Random(seed))
-    lane = Lane(most, loop.time, line=line)
-    done: list[int] = []
+class Visit(NamedTuple):
+    """One key's way through a lane: when it comes, how long it stays, when it is cut, what its request meets."""
 
-    async def work(stays_s: float, error: errors.S3nsyncError | None) -> None:
-        assert lane.in_use <= most
-        began_s = lane.now_s()
-        await asyncio.sleep(stays_s)
-        if error is None:
-            lane.answered("upload", began_s)
-        else:
-            lane.failed(error, began_s)
+    comes_s: float
+    stays_s: float
+    cut_s: float | None
+    error: errors.S3nsyncError | None
+    whose: int
+    live: bool
 
-    async def come(number: int, at_s: float, stays_s: float, error: errors.S3nsyncError | None) -> None:
-        await asyncio.sleep(at_s)
-        if await lane.enter():
+
+@dataclass
+class Crowd:
+    """Keys of some accounts, and the lanes that they go by; held all along against what shares promise."""
+
+    most: int
+    accounts: int
+    slots: int
+    seed: int
+    done: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make the lanes: a single account has no shares."""
+        self.loop = SimLoop(random.Random(self.seed))
+        self.shares = Shares(self.accounts, self.slots, max(1, self.slots // 4)) if self.accounts > 1 else None
+        self.lanes = [Lane(self.most, self.loop.time, shares=self.shares) for _ in range(self.accounts)]
+
+    async def come(self, number: int, visit: Visit) -> None:
+        """Let one come, and go through it all."""
+        lane, shares = self.lanes[visit.whose % self.accounts], self.shares
+        await asyncio.sleep(visit.comes_s)
+        must_enter = shares is None or lane.held < shares.floor
+        entered = await lane.enter(live=visit.live)
+        assert entered or not must_enter
+        if entered:
             try:
-                await work(stays_s, error)
+                self.judge(lane)
+                await self.work(lane, visit)
             finally:
                 lane.leave()
-        done.append(number)
+        self.judge(lane)
+        self.done.append(number)
+
+    async def work(self, lane: Lane, visit: Visit) -> None:
+        """Ask something of the account."""
+        began_s = lane.now_s()
+        await asyncio.sleep(visit.stays_s)
+        if visit.error is None:
+            lane.answered("upload", began_s)
+        else:
+            lane.failed(visit.error, began_s)
+
+    def judge(self, lane: Lane) -> None:
+        """Hold windows and shares against their bounds, and shares against the lanes."""
+        assert lane.in_use <= self.most
+        if (shares := self.shares) is not None:
+            assert shares.held == sum(each.held for each in self.lanes)
+            assert shares.lacking == sum(max(0, shares.floor - each.held) for each in self.lanes)
+            assert shares.held + shares.lacking <= self.slots
+
+
+@given(
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(4, 20), st.integers(0, 10_000)),
+    visits=st.lists(
+        st.builds(
+            Visit,
+            st.floats(0, 3),
+            st.floats(0, 2),
+            st.none() | st.floats(0, 3),
+            st.sampled_from([None, *TROUBLE]),
+            st.integers(0, 3),
+            st.booleans(),
+        ),
+        max_size=40,
+    ),
+)
+def test_gauges_return_to_zero_and_no_window_or_share_is_overdrawn(
+    sizes: tuple[int, int, int, int], visits: list[Visit]
+) -> None:
+    """Whoever comes, is cancelled, fails or is sent away: in the end nobody holds a place or waits for one.
+
+    And all along: what is held, and what others lack of their floors, is no more than there is; and whose account holds
+    less than its floor is let in.
+    """
+    crowd = Crowd(*sizes)
 
     async def main() -> None:
         tasks = []
-        for number, (at_s, stays_s, cancelled_s, error) in enumerate(plan):
-            tasks.append(asyncio.create_task(come(number, at_s, stays_s, error)))
-            if cancelled_s is not None:
-                asyncio.get_running_loop().call_later(cancelled_s, tasks[-1].cancel)
+        for number, visit in enumerate(visits):
+            tasks.append(asyncio.create_task(crowd.come(number, visit)))
+            if visit.cut_s is not None:
+                asyncio.get_running_loop().call_later(visit.cut_s, tasks[-1].cancel)
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert not [each for each in results if isinstance(each, Exception)]
 
-    _run(loop, main())
-    figures = lane.figures()
-    assert (figures.in_use, figures.waiting) == (0, 0)
-    assert 1 <= figures.window <= most
-    assert set(done) >= {number for number, each in enumerate(plan) if each[2] is None}
+    _run(crowd.loop, main())
+    for lane in crowd.lanes:
+        figures = lane.figures()
+        assert (figures.in_use, figures.waiting, lane.held) == (0, 0, 0)
+        assert 1 <= figures.window <= crowd.most
+    shares = crowd.shares
+    assert shares is None or (shares.held, shares.lacking) == (0, shares.floor * crowd.accounts)
+    assert set(crowd.done) >= {number for number, each in enumerate(visits) if each.cut_s is None}
 
 
 def _run(loop: SimLoop, main: Coroutine[Any, Any, None]) -> None:
@@ -432,32 +490,107 @@ def test_the_window_recovers_after_an_outage() -> None:
     _run(loop, main())
 
 
-def test_two_accounts_do_not_disturb_each_other() -> None:
-    """One that refuses nearly everything, or is as slow as can be, leaves the other's pace as it is.
+def test_slow_accounts_do_not_disturb_a_quick_one() -> None:
+    """Those that refuse nearly everything, or are as slow as can be, leave the other its pace; so do two of them.
 
-    Both share 64 slots, each taken by the next message whoever's it is, as the worker's are; the lanes are those that
-    `app` makes for two accounts.
+    All share 64 slots, each taken by the next message whoever's it is, as the worker's are.
     """
-    rates = []
-    for capacity, takes_s in ((1000, 0.1), (2, 0.1), (1000, 60.0)):
-        loop = SimLoop(random.Random(1))
-        lanes = [Lane(48, loop.time, line=4), Lane(48, loop.time, line=4)]
-        servers = [Server(loop, 1000), Server(loop, capacity, takes_s)]
-        rates.append(_share(loop, lanes, servers))
-        loop.close()
-    alone, beside_refusing, beside_slow = rates
-    assert beside_refusing > 0.9 * alone
-    assert beside_slow > 10 / 0.1 * 0.8  # what is left beside 48 + 4 slots that are held for a minute each
+    alone = _pace([(1000, 0.1), (1000, 0.1)])
+    assert _pace([(1000, 0.1), (2, 0.1)]) > 0.9 * alone
+    assert _pace([(1000, 0.1), (1000, 60.0)]) > 10 / 0.1 * 0.8
+    assert _pace([(1000, 0.1), (1000, 60.0), (1000, 60.0)]) > 5 / 0.1 * 0.8
+    assert _pace([(1000, 0.1), *[(1000, 60.0)] * 7]) > 1 / 0.1 * 0.5  # its floor of one slot
+
+
+@pytest.mark.parametrize(
+    ("accounts", "parts"), [(2, [45]), (2, [27, 27]), (3, [18, 18, 18]), (3, [26, 26, 4]), (8, [23, 23, 3, 3])]
+)
+def test_accounts_that_are_busy_get_equal_parts_and_one_alone_three_quarters(accounts: int, parts: list[int]) -> None:
+    """Max-min: who wants less than its part leaves the rest to the others."""
+    loop = SimLoop(random.Random(1))
+    shares = Shares(accounts, 64, 16)
+    lanes = [Lane(64, loop.time, shares=shares) for _ in range(accounts)]
+
+    async def slot(lane: Lane) -> None:
+        while True:
+            if await lane.enter():
+                await asyncio.sleep(0.1)
+                lane.leave()
+
+    async def main() -> None:
+        wanted = [64 if part > 4 else part for part in parts]
+        keys = [slot(lane) for lane, most in zip(lanes, wanted, strict=False) for _ in range(most)]
+        tasks = [asyncio.create_task(each) for each in keys]
+        await asyncio.sleep(5.05)
+        for lane, part in zip(lanes, parts, strict=False):
+            assert abs(lane.in_use - part) <= 2, [each.in_use for each in lanes]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    _run(loop, main())
+
+
+def test_one_busy_account_of_several_has_hardly_a_key_sent_back() -> None:
+    """Keys beyond its share linger for the moment it takes to have a place; a return costs a stat and more."""
+    loop = SimLoop(random.Random(1))
+    shares = Shares(2, 64, 16)
+    lanes = [Lane(64, loop.time, shares=shares) for _ in range(2)]
+    server, sent_back = Server(loop, 1000), [0]
+
+    async def slot() -> None:
+        while True:
+            if not await lanes[0].enter():
+                sent_back[0] += 1
+                await asyncio.sleep(0.001)
+                continue
+            await server.ask()
+            lanes[0].leave()
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(slot()) for _ in range(64)]
+        await asyncio.sleep(20.0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    _run(loop, main())
+    assert server.served > 0.9 * 45 * 20.0 / 0.1
+    assert sent_back == [0]
+
+
+def test_bulk_messages_never_take_all_that_is_open_to_them() -> None:
+    """Two accounts' endless bulk leaves a third's its floor, within what no live message needs."""
+    shares = Shares(3, 64, 16)
+    lanes = [Lane(64, lambda: 0.0, shares=shares) for _ in range(3)]
+    for _ in range(64):
+        for lane in lanes[:2]:
+            lane.enter_at_once(live=False)
+    assert lanes[0].held == lanes[1].held == 20
+    while lanes[2].enter_at_once(live=False):
+        pass
+    assert lanes[2].held >= shares.floor
+    assert shares.held <= 48
+    assert lanes[2].enter_at_once(live=True)
+
+
+def _pace(accounts: list[tuple[int, float]]) -> float:
+    """Let 64 slots serve messages of these accounts' servers in turn; give the first's served keys in a second."""
+    loop = SimLoop(random.Random(1))
+    shares = Shares(len(accounts), 64, 16)
+    lanes = [Lane(64, loop.time, shares=shares) for _ in accounts]
+    rate = _share(loop, lanes, [Server(loop, *each) for each in accounts])
+    loop.close()
+    return rate
 
 
 def _share(loop: SimLoop, lanes: list[Lane], servers: list[Server]) -> float:
-    """Let 64 slots serve messages of both accounts in turn; give how many of the first were served in a second."""
     messages = [0]
 
     async def slot() -> None:
         while True:
             messages[0] += 1
-            number = messages[0] % 2
+            number = messages[0] % len(lanes)
             lane = lanes[number]
             if not await lane.enter():
                 await asyncio.sleep(0.001)  # given back, and the slot takes the next

@@ -165,22 +165,57 @@ async def test_spare_bytes_are_those_that_nobody_needs() -> None:
     assert budget.in_use_bytes == 0
 
 
+async def test_two_slow_owners_leave_a_third_its_floor() -> None:
+    """However much they want, and though they stood in line before it."""
+    budget = ByteBudget(12, each_bytes=9, floors=dict.fromkeys("abc", 2))
+    assert (await budget.take(6, "a"), await budget.take(4, "b")) == (6, 4)
+    assert not budget.take_spare(1, "ahead")
+    slow = [asyncio.ensure_future(_touch(budget, 1, owner)) for owner in "ab"]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(30), reserved(budget, 1, "c"), reserved(budget, 1, "c"):
+        assert budget.in_use_bytes == 12
+        assert not any(each.done() for each in slow)
+    budget.give_back(6, "a")
+    budget.give_back(4, "b")
+    await asyncio.gather(*slow)
+
+
+async def test_one_that_wants_more_than_its_floor_is_not_starved_by_small_ones() -> None:
+    """It waits in line for what is free, and those behind it wait too; all but the others' floors stands for all."""
+    budget = ByteBudget(12, each_bytes=9, floors=dict.fromkeys("ab", 2))
+    assert await budget.take(8, "a") == 8
+    large = asyncio.ensure_future(_touch(budget, 5, "b"))
+    await asyncio.sleep(0)
+    small = asyncio.ensure_future(_touch(budget, 1, "a"))
+    await asyncio.sleep(0)
+    assert not small.done()
+    budget.give_back(8, "a")
+    await asyncio.gather(large, small)
+    assert budget.take_at_once(99, "a") == 10
+
+
 @given(
-    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3), st.booleans(), st.sampled_from("ab")), max_size=30),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3), st.booleans(), st.sampled_from("abc")), max_size=30),
     st.integers(1, 20),
-    st.one_of(st.none(), st.integers(1, 20)),
+    st.none() | st.integers(1, 20),
+    st.none() | st.integers(0, 6),
 )
 def test_budget_is_never_overdrawn_and_returns_to_zero(
-    plan: list[tuple[int, int, bool, str]], total: int, each: int | None
+    plan: list[tuple[int, int, bool, str]], total: int, each: int | None, floor: int | None
 ) -> None:
-    """Whatever the sizes, owners, holding times and cancellations: at most the total is held, and zero at the end."""
+    """Whatever the sizes, owners, holding times and cancellations: at most the total is held, and zero at the end.
+
+    With floors for two of three owners, what these lack of them stays free all along.
+    """
+    floors = {} if floor is None else dict.fromkeys("ab", min(floor, total // 3))
 
     async def scenario() -> None:
-        budget = ByteBudget(total, each)
+        budget = ByteBudget(total, each, floors=floors)
 
         async def user(size: int, turns: int, owner: str) -> None:
             async with reserved(budget, size, owner):
-                assert budget.in_use_bytes <= total
+                lacking = sum(max(0, bytes_ - budget._held[name]) for name, bytes_ in floors.items())
+                assert budget.in_use_bytes + lacking <= total
                 for _ in range(turns):
                     await asyncio.sleep(0)
 

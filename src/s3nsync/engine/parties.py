@@ -110,11 +110,11 @@ class Gate(Protocol):
 class Lane(Protocol):
     """How much may be asked of one upload account: see `lanes.Lane`."""
 
-    def enter_at_once(self) -> bool:
-        """Take a place if there is one for whoever comes now."""
+    def enter_at_once(self, *, live: bool) -> bool:
+        """Take a place if there is one for whoever comes now; `live`: every slot is open to its message."""
 
-    async def enter(self) -> bool:
-        """Take a place, waiting in line for it; False if too many wait already."""
+    async def enter(self, *, live: bool) -> bool:
+        """Take a place, waiting in line for it; False if its slot is rather to be another account's."""
 
     def leave(self) -> None:
         """Give the place back."""

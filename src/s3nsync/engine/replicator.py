@@ -94,11 +94,11 @@ class Replicator:
         hand.debt.placed = True
         account = placement.route.account
         lane = self.lanes[account]
-        if not lane.enter_at_once():
+        if not lane.enter_at_once(live=hand.exclusive):
             with hand.patience():
-                entered = await lane.enter()
+                entered = await lane.enter(live=hand.exclusive)
             if not entered:
-                reason = f"account {account} is busy, and enough keys wait for it already"
+                reason = f"account {account} is busy, and what slots are left are for other accounts"
                 return Retry(reason, self.backoff_s(hand.attempt), failed=False)
         access = Access(self.targets[account], lane, hand, self.sleep)
         try:

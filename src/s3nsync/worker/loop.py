@@ -85,6 +85,11 @@ class Limits:
     poll_wait_s: float = 20.0
     stall_s: float = 300.0
 
+    @property
+    def kept_for_live(self) -> int:
+        """How many of the slots no bulk or check message may have."""
+        return max(1, self.max_in_flight // 4)
+
 
 class Worker:
     """Drives the engine from the queues until it is stopped."""
@@ -112,7 +117,7 @@ class Worker:
         self._limits = limits
         self._clock_s = clock_s
         self._sleep = sleep
-        self._slots = Slots(limits.max_in_flight, kept_for_live=max(1, limits.max_in_flight // 4))
+        self._slots = Slots(limits.max_in_flight, kept_for_live=limits.kept_for_live)
         self._hands: set[Hand] = set()
         self._found: set[Hand] = set()
         self._settling = 0
