@@ -227,6 +227,7 @@ async def test_an_emptied_bucket_meets_the_brake(aws: Aws, tmp_path: Path) -> No
         async with world.worker(S3NSYNC_WORKER_DELETES_PER_MINUTE=str(limit)) as process:
             await world.until(lambda: "the route rests" in process.text, LONG_DAY_S)
             assert "is the bucket being emptied by mistake?" in process.text
+            await world.until(lambda: count - len(world.emulator.snapshot()) >= limit, LONG_DAY_S)
             await asyncio.sleep(2)
             left = len(world.emulator.snapshot())
         minutes = 1 + (time.monotonic() - began_s) // 60
