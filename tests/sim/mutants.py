@@ -62,7 +62,12 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "rule 3: no check after a lost lease": (
         Edit(SETTLEMENT, 'return Verdict("leave", check=debt.sent)', 'return Verdict("leave")'),
-        Edit(SETTLER, 'if how == "lease lost" and hand.debt.sent and not verdict.check:', "if False:"),
+        Edit(SETTLER, "if how in LOST_PERHAPS and hand.debt.sent and not verdict.check:", "if False:"),
+    ),
+    "rule 3: no check after a settlement that went unanswered": (
+        Edit(
+            SETTLER, 'LOST_PERHAPS = frozenset({"lease lost", "unsettled"})', 'LOST_PERHAPS = frozenset({"lease lost"})'
+        ),
     ),
     "rule 4: a later attempt leaves no check": (
         Edit(SETTLEMENT, "suspect = attempt > 1 or debt.may_land", "suspect = debt.may_land"),

@@ -43,6 +43,7 @@ MENU: dict[str, list[str]] = {
     "q.receive bulk": [*_MOMENTS, *_CALL],
     "q.receive check": [*_MOMENTS, *_CALL],
     "q.ack": [*_MOMENTS, *_CALL],
+    "q.ack stale": _CALL,
     "q.retry": [*_MOMENTS, *_CALL],
     "q.extend": [*_MOMENTS, *_CALL],
     "q.bury": [*_MOMENTS, *_CALL],
@@ -52,6 +53,7 @@ MENU: dict[str, list[str]] = {
 }
 """What may strike where."""
 
+# An ack whose lease is gone before it is sent is a point of its own: it is rare, and what it may lose is rarer still.
 _OFTEN = [
     *MENU,
     *["ns.upload", "ns.delete", "s3.open", "s3.head", "q.ack", "q.send check", "step at work"] * 4,
@@ -101,7 +103,7 @@ THEMES = (
     Theme(
         ops=(6, 4),
         pace_s=(30.0, 60.0),
-        points=("s3.open", "s3.open", "ns.upload", "ns.delete"),
+        points=("s3.open", "s3.open", "ns.upload", "ns.delete", "q.ack stale"),
         faults=("freeze clock done", "freeze clock before"),
         workers=(2, 3),
         late_s=(0.5,),

@@ -163,7 +163,9 @@ class SimQueue:
             return message is not None
 
         look = LOOK.get()
-        return await self.net.call(point, delete, _queue_error)
+        message = self._model.lent.get(delivery.receipt)
+        is_ours = message is not None and message.is_out(self.net.loop.time())
+        return await self.net.call(point if is_ours else f"{point} stale", delete, _queue_error)
 
     async def retry(self, delivery: Delivery, after_s: float) -> bool:
         """Give back."""

@@ -155,6 +155,8 @@ class Stage:
         for op in self.plan.ops:
             self.net.later(op.at_s, partial(self._happen, op))
         ends_s = max((op.at_s + max(op.events_s, default=0.0) for op in self.plan.ops), default=0.0) + 2 * GRACE_S
+        # What sleepers do when they wake is part of the trouble.
+        ends_s += max((each.for_s for each in self.plan.faults if each.what.startswith("freeze")), default=0.0)
         quiet_s = self.loop.time() + ends_s
         while not (self.watch.violations or (self.loop.time() >= quiet_s and self._is_at_rest())):
             await asyncio.sleep(1.0)

@@ -40,6 +40,9 @@ RULES = {
         f"{SETTLEMENT}::test_rule_3_a_lost_lease_is_left_and_owed_if_anything_was_sent",
         f"{WORKER}::test_rule_3_a_lease_lost_after_a_write_enqueues_a_check_and_acks_nothing",
     ],
+    "rule 3: no check after a settlement that went unanswered": [
+        f"{WORKER}::test_rule_3_a_settlement_that_went_unanswered_owes_a_check_if_anything_was_sent",
+    ],
     "rule 4: a later attempt leaves no check": [
         f"{SETTLEMENT}::test_rule_4_a_later_attempt_leaves_a_check_before_the_ack",
     ],

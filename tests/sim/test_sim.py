@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import structlog
 
-from sim.plan import MENU, draw
+from sim.plan import MENU, Fault, Op, Plan, draw
 from sim.simulation import Result, run
 from sim.story import shrink, tell
 
@@ -38,10 +39,39 @@ def test_every_promise_is_kept(played: list[Result]) -> None:
     assert not broken, tell(shrink(broken[0]))
 
 
-@pytest.mark.parametrize("seed", [200_036, 203_015])
-def test_a_worker_that_stands_still_while_it_cuts_its_hands_leaves_none_behind(seed: int) -> None:
-    """In these plans a worker sleeps through the time its cut hands have to settle: they are given what they need."""
-    result = run(draw(seed))
+def _plan(*, ops: tuple[Op, ...], faults: tuple[Fault, ...], workers: int = 1, slow: float = 0.0) -> Plan:
+    """Give a plan that was found by a seed and shrunk: seeds draw other plans as soon as the generator changes."""
+    return replace(
+        draw(12), workers=workers, slots=3, shuffle=False, lag_s=0.0, slow=slow, wall_is_right=True, trailers=True,
+        drain_s=2.0, max_receives=None, trash=False, requests_per_s=None, ops=ops, faults=faults,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("seed", "for_s"), [(200_036, 37.9), (203_015, 55.4)])
+def test_a_worker_that_stands_still_while_it_cuts_its_hands_leaves_none_behind(seed: int, for_s: float) -> None:
+    """It sleeps through the time that its cut hands have to settle: they are given what they need."""
+    ops = (Op(0.5, "bulk", "kms") if seed == 200_036 else Op(0.57, "put", "kms", b"BBB", (0.2,)), Op(1.0, "restart"))
+    plan = _plan(ops=ops, faults=(Fault("q.retry", 1, "freeze before", for_s),), slow=0.5)
+    result = run(replace(plan, seed=seed))
+    assert result.injected["freeze before"] == 1
+    assert not result.violations, tell(result)
+
+
+@pytest.mark.parametrize("what", ["refused", "lost", "dropped"])
+def test_a_stale_write_is_owed_though_its_ack_goes_unanswered(what: str) -> None:
+    """A machine stands still beyond its lease, its clock too, while another worker does the work and all its checks.
+
+    It wakes, writes what it had read, and the ack that would tell it of its lost lease fails: nobody else knows.
+    """
+    puts = (Op(0.5, "put", "a", b"AAA", (0.2,)), Op(10.0, "put", "a", b"BBB", (0.2,)))
+    result = run(
+        _plan(
+            ops=(*puts, Op(600.0, "put", "kms", b"BBB", (0.2,))),
+            faults=(Fault("s3.open", 1, "freeze clock done", 400.0), Fault("q.ack stale", 1, what)),
+            workers=2,
+        )
+    )
+    assert (result.injected["freeze clock done"], result.injected[what]) == (1, 1)
     assert not result.violations, tell(result)
 
 

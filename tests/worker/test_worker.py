@@ -383,6 +383,27 @@ async def test_rule_2_a_refused_ack_is_a_lost_lease() -> None:
     assert (stage.reports[0].verb, stage.reports[0].checked) == ("lease lost", True)
 
 
+@pytest.mark.parametrize("sent", [True, False])
+async def test_rule_3_a_settlement_that_went_unanswered_owes_a_check_if_anything_was_sent(sent: bool) -> None:
+    """The lease may have been lost long ago, and another worker done with the message: then it never comes back."""
+    stage = Stage()
+
+    async def freeze(_change: Change, hand: Hand) -> Outcome:
+        hand.debt.placed, hand.debt.sent = True, sent
+        return DONE
+
+    async def unanswered(delivery: Delivery) -> bool:
+        raise errors.QueueError(f"no answer for {delivery.receipt}")
+
+    stage.engine.script = freeze
+    stage.live.ack = unanswered  # type: ignore[method-assign]
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: bool(stage.reports))
+    assert (stage.reports[0].verb, stage.reports[0].checked) == ("unsettled", sent)
+    assert [each.kind for each in stage.checks.sent] == ["check"] * sent
+
+
 async def test_a_check_that_cannot_be_enqueued_holds_the_ack_back() -> None:
     """Never leave with a debt: the ack waits until the check is on its queue."""
     stage = Stage()

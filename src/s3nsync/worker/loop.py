@@ -43,7 +43,7 @@ for company, an eighth of the time of an object that takes 0.1 s. Bounded, lest 
 
 IDLE_LOOKS = 3
 
-CUT_WITHIN_S = 10.0
+CUT_WITHIN_S = 13.0
 """How long hands that were cut may take to give their messages back: with the drain, less than ECS's two minutes."""
 
 CUT_STEPS = 10

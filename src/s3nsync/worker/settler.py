@@ -22,6 +22,9 @@ from s3nsync.worker.settlement import Verdict, settle
 
 log = structlog.get_logger("s3nsync.settler")
 
+LOST_PERHAPS = frozenset({"lease lost", "unsettled"})
+"""What `_apply` gives where the message may be another's by now."""
+
 
 class Settler:
     """Acks, gives back and buries; `settled` counts by the words that log and metrics use.
@@ -68,8 +71,9 @@ class Settler:
             # Without its Check the message itself must go on owing: as a later attempt it brings the Check along.
             verdict = Verdict("retry", after_s=self._grace_s)
         how = await self._apply(hand, verdict)
-        if how == "lease lost" and hand.debt.sent and not verdict.check:
-            # Rule 3: a refused settlement is a lost lease, and something was sent under it.
+        if how in LOST_PERHAPS and hand.debt.sent and not verdict.check:
+            # Rule 3: a refused settlement is a lost lease, and something was sent under it. One that went unanswered
+            # may have been refused: then the message does not come back, for another worker was done with it.
             checked = await self._owe_check(hand)
         self._tell(
             Report(
