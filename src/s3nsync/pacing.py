@@ -254,7 +254,7 @@ class Breaker:
             self.on_go(route)
 
     def alive(self, route: Route) -> None:
-        """Note that the other side answers, though it did not do its work: it asks for less, say."""
+        """Note that the other side answers, though it did not do its work: it asks for less, or only S3 was asked."""
         pulse = self._pulse(route)
         if pulse.tripped:
             self._pulses[route] = _Pulse(answered_s=pulse.answered_s)

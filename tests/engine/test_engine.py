@@ -563,6 +563,31 @@ async def test_the_gate_is_told_whose_fault_it_was(error: errors.S3nsyncError | 
     assert world.gate.told == told
 
 
+@pytest.mark.parametrize("kind", ["archived", "forbidden", "ignored", "unchanged"])
+async def test_what_s3_or_a_stat_says_does_not_make_a_route_healthy(kind: str) -> None:
+    """NetStorage may take no write for hours while such keys go through: those that need it are not buried for that."""
+    world = World(replace(ROUTE, deletes="ignore"))
+    gate = Breaker((ROUTE,), lambda: 0.0, on_stop=lambda *_: None, on_go=lambda _: None)
+    world.engine = replace(world.engine, gate=gate)
+    if kind == "unchanged":
+        info = world.source.put(REF, b"hello")
+        world.target.files[PATH] = (b"hello", info.last_modified_s)
+    errors_of = {"archived": errors.SourceArchived("403"), "forbidden": errors.SourceForbidden("403")}
+    world.source.script = [errors_of.get(kind)]
+    first = await world.replicate(hand=FakeHand(attempt=2))
+    assert isinstance(first, Rejected if kind == "forbidden" else Unchanged if kind == "unchanged" else Ignored)
+    world.source.put(REF, b"other")
+    world.target.script = [errors.ConnectFailed("refused")]
+    outcome = await world.replicate()
+    assert isinstance(outcome, Retry)
+    assert outcome.outage
+    await world.replicate()
+    world.target.script = [errors.ConnectFailed("refused")]
+    outcome = await world.replicate()
+    assert isinstance(outcome, Retry)
+    assert not outcome.outage, "the same failure beside a write that went well"
+
+
 @pytest.mark.parametrize("healthy", [True, False])
 async def test_a_failure_is_the_keys_own_only_while_the_route_is_healthy(healthy: bool) -> None:
     """An outage buries nobody; one key that fails while others succeed is the key's fault."""

@@ -13,7 +13,7 @@ from typing import TypedDict, TypeVar
 
 from s3nsync.decide import Declared
 from s3nsync.engine.parties import Hand, Lane, Target
-from s3nsync.errors import S3nsyncError
+from s3nsync.errors import S3nsyncError, TargetError
 from s3nsync.netstorage.wire import Applied, AtEnd, Entry, Removed, Uploaded
 
 T = TypeVar("T")
@@ -29,12 +29,16 @@ class Digests(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Access:
-    """What a hand may ask of an upload account; made for one piece of work. Errors are the client's."""
+    """What a hand may ask of an upload account; made for one piece of work. Errors are the client's.
+
+    `heard`: the account had its say on something that was to be changed, be it a refusal.
+    """
 
     target: Target
     lane: Lane
     hand: Hand
     sleep: Callable[[float], Awaitable[None]]
+    heard: bool = False
 
     async def stat(self, path: str) -> Entry | None:
         """Look at the path; None when there is nothing."""
@@ -113,9 +117,11 @@ class Access:
         try:
             answer = await request
         except S3nsyncError as error:
+            self.heard |= action != "stat" and isinstance(error, TargetError)
             self.lane.failed(error, began_s)
             self.hand.debt.failed(error)
             raise
+        self.heard |= action != "stat"
         self.lane.answered(action, began_s, size_bytes=size_bytes)
         return answer
 

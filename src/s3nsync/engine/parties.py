@@ -95,7 +95,7 @@ class Gate(Protocol):
         """Note that the other side did its work."""
 
     def alive(self, route: Route) -> None:
-        """Note that the other side answers, though it did not do its work."""
+        """Note that the other side, or one half of it, answers, though it did not do its work."""
 
     def failed(self, route: Route, reason: str, *, at_once: bool = False) -> None:
         """Note that the other side is in trouble."""

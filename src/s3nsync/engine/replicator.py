@@ -121,15 +121,22 @@ class Replicator:
         except LeaseLost:
             raise
         except S3nsyncError as error:
-            return self._failed(error, placement.route, access.hand.attempt)
-        self.gate.answered(placement.route)
+            return self._failed(error, placement.route, access)
+        self._answered(placement.route, access)
         return outcome
 
-    def _failed(self, error: S3nsyncError, route: Route, attempt: int) -> Outcome:
-        """Say what becomes of a failed key, and tell the gate whose fault it was."""
-        outcome = outcome_of(error, wait_s=self.backoff_s(attempt))
-        if not is_outage(error):
+    def _answered(self, route: Route, access: Access) -> None:
+        """Tell the gate of an answer. S3's word alone is no sign of health: NetStorage may be down all the while."""
+        if access.heard:
             self.gate.answered(route)
+        else:
+            self.gate.alive(route)
+
+    def _failed(self, error: S3nsyncError, route: Route, access: Access) -> Outcome:
+        """Say what becomes of a failed key, and tell the gate whose fault it was."""
+        outcome = outcome_of(error, wait_s=self.backoff_s(access.hand.attempt))
+        if not is_outage(error):
+            self._answered(route, access)
             return outcome
         if is_throttled(error):  # it lives, and its lane has become narrower
             self.gate.alive(route)
