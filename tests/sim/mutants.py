@@ -254,7 +254,7 @@ MUTANTS: Mapping[str, tuple[Edit, ...]] = {
             "        hand.debt.placed = True\n",
         ),
     ),
-    "slots leak": (Edit(LOOP, "self._slots.give(taken - len(hands))", "self._slots.give(0)"),),
+    "slots leak": (Edit(LOOP, "self._slots.give(taken - len(hands), queue.name)", "self._slots.give(0)"),),
 }
 """By name. The rules are those of docs/design.md."""
 

@@ -106,9 +106,12 @@ Step = tuple[Literal["live", "bulk", "check", "give", "cancel", "turn"], int]
 STEPS = st.tuples(st.sampled_from(["live", "bulk", "check", "give", "cancel", "turn"]), st.integers(0, 5))
 
 
-@given(st.integers(2, 9), st.lists(STEPS, max_size=60))
+@given(st.integers(2, 12), st.lists(STEPS, max_size=60))
 def test_every_slot_comes_back_and_everybody_in_line_gets_one(total: int, steps: list[Step]) -> None:
-    """Whatever is taken, given and cancelled in whatever order: none is lost, none made, none of the kept ones lent."""
+    """Whatever is taken, given and cancelled in whatever order: none is lost, none made, none of the kept ones lent.
+
+    But for one: the only check at work may have it, unless it is the last one kept.
+    """
     asyncio.run(_play(total, steps))
 
 
@@ -116,32 +119,70 @@ async def _play(total: int, steps: list[Step]) -> None:
     kept = max(1, total // 4)
     slots = Slots(total, kept)
     line: list[tuple[QueueName, asyncio.Task[int]]] = []
-    held: list[int] = []
+    held: list[tuple[QueueName, int]] = []
 
     async def take(queue: QueueName, want: int) -> int:
+        checks = slots.checks
         taken = await slots.take(queue, want)
         assert 1 <= taken <= want
-        assert slots.free >= (0 if queue == "live" else kept)
-        held.append(taken)
+        is_only_check = queue == "check" and slots.checks == taken == 1 and kept > 1
+        assert slots.free >= (0 if queue == "live" or is_only_check else kept), checks
+        held.append((queue, taken))
         return taken
+
+    def give(number: int) -> None:
+        if held:
+            queue, taken = held.pop(number % len(held))
+            slots.give(taken, queue)
 
     for what, number in steps:
         match what:
             case "give":
-                slots.give(held.pop(number % len(held)) if held else 0)
+                give(number)
             case "cancel" if line:
                 line[number % len(line)][1].cancel()
             case "live" | "bulk" | "check":
                 line.append((what, asyncio.create_task(take(what, number + 1))))
             case _:
                 await asyncio.sleep(0)
-        assert slots.free + sum(held) == total
+        assert slots.free + sum(taken for _, taken in held) == total
     for _ in range(len(steps) + 2):
         for _ in range(4):
             await asyncio.sleep(0)
-        usable = {"live": slots.free > 0, "bulk": slots.free > kept, "check": slots.free > kept}
+        privileged = slots.checks == 0 and kept > 1
+        usable = {"live": slots.free > 0, "bulk": slots.free > kept, "check": slots.free > (0 if privileged else kept)}
         assert not [queue for queue, each in line if not each.done() and usable[queue]], "waits beside free slots"
-        if held:
-            slots.give(held.pop())
+        give(-1)
     assert all(each.cancelled() or each.exception() is None for _, each in line)
-    assert slots.free == total
+    assert (slots.free, slots.checks) == (total, 0)
+
+
+async def test_one_check_at_a_time_does_not_wait_for_slots_that_are_kept() -> None:
+    """Live events may keep every slot at work for hours: a check has its turn among them, the next one after it."""
+    slots = Slots(8, kept_for_live=2)
+    assert await slots.take("live", 8) == 8
+    check, live = (asyncio.create_task(slots.take(queue, 10)) for queue in ("check", "live"))
+    await asyncio.sleep(0)
+    slots.give(1)
+    assert await asyncio.wait_for(check, 30) == 1
+    slots.give(1)
+    assert await asyncio.wait_for(live, 30) == 1
+    second = asyncio.create_task(slots.take("check", 1))
+    await asyncio.sleep(0)
+    slots.give(2)
+    await asyncio.sleep(0)
+    assert not second.done()
+    slots.give(1, "check")
+    assert await asyncio.wait_for(second, 30) == 1
+
+
+async def test_the_last_slot_kept_is_for_live_events_alone() -> None:
+    """With few slots a check waits until there is one to spare."""
+    slots = Slots(4, kept_for_live=1)
+    assert await slots.take("bulk", 4) == 3
+    check = asyncio.create_task(slots.take("check", 1))
+    await asyncio.sleep(0)
+    assert not check.done()
+    assert await slots.take("live", 1) == 1
+    slots.give(2)
+    assert await asyncio.wait_for(check, 30) == 1

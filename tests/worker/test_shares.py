@@ -1,4 +1,4 @@
-"""Several upload accounts under one worker: what slow ones leave the others, with the real worker, engine, lanes."""
+"""Who has slots where there are too few: several upload accounts, and the three queues; real worker, engine, lanes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class SlowTarget(FakeTarget):
     """An account that takes its time for each upload."""
 
     takes_s: float = 0.0
+    rng: random.Random = field(default_factory=lambda: random.Random(1))
 
     async def upload(self, path: str, body: bytes | AsyncIterable[bytes], **options: Any) -> Uploaded:
-        await asyncio.sleep(self.takes_s)
+        await asyncio.sleep(self.takes_s * self.rng.uniform(0.5, 1.5))
         return await super().upload(path, body, **options)
 
 
@@ -53,7 +54,8 @@ class Site:
             )
             for name in QUEUES
         }
-        shares = Shares(len(self.takes_s), LIMITS.max_in_flight, LIMITS.kept_for_live)
+        accounts = len(self.takes_s)
+        shares = Shares(accounts, LIMITS.max_in_flight, LIMITS.kept_for_live) if accounts > 1 else None
         self.lanes = {name: Lane(LIMITS.max_in_flight, clock_s, shares=shares) for name in self.takes_s}
         gate = FakeGate()
         engine = Replicator(
@@ -151,3 +153,22 @@ def test_one_account_of_two_that_is_busy_and_quick_has_no_key_sent_back() -> Non
     site.run(play)
     assert len(site.done("a")) == 1000
     assert {report.verb for _, report in site.reports} == {"ack"}
+
+
+def test_a_check_has_its_turn_while_live_events_keep_every_slot_at_work() -> None:
+    """What may be stale is looked at some minutes after the trouble, and not when the backlog of an hour is done."""
+    site = Site({"a": 0.1})
+
+    async def play() -> None:
+        for number in range(100):
+            await site.put("check", "a", 10_000 + number)
+        await asyncio.sleep(LIMITS.grace_s - 10.0)
+        for number in range(10_000):
+            await site.put("live", "a", number)
+        await asyncio.sleep(90.0)
+
+    site.run(play)
+    order = [report.queue for _, report in site.reports]
+    assert len(order) == 10_100
+    assert order.index("check") < 3000
+    assert order.count("check") == order[:6000].count("check") == 100

@@ -121,47 +121,59 @@ class Slots:
 
     Who waits stands in line, and is called once there is a slot for it: that one is no newcomer's. What else came free
     until it gets to run is its too, so that one receive serves several.
+
+    While no check is at work the next one has a live message's rights: a check looks after what may be stale, and may
+    not wait for as long as live events keep every slot at work. The last slot of those kept is for live events alone.
     """
 
     def __init__(self, total: int, kept_for_live: int) -> None:
         """Open `total` slots of which the last `kept_for_live` go to live messages only."""
         self.total = total
         self.free = total
+        self.checks = 0
         self._kept = kept_for_live
         self._closed = False
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[QueueName, asyncio.Future[None]]] = deque()
         self._called = 0
 
     async def take(self, queue: QueueName, want: int) -> int:
         """Wait for at least one slot this queue may use, and take up to `want`; 0 once they are closed."""
-        kept = 0 if queue == "live" else self._kept
-        while not self._closed and self.free - self._called <= kept:
-            await self._wait(kept)
+        while not self._closed and self.free - self._called <= self._kept_from(queue):
+            await self._wait(queue)
         if self._closed:
             return 0
-        taken = min(want, self.free - self._called - kept)
+        taken = min(want, max(1, self.free - self._called - (0 if queue == "live" else self._kept)))
         self.free -= taken
+        if queue == "check":
+            self.checks += taken
         return taken
 
-    def give(self, n: int) -> None:
-        """Give slots back."""
+    def give(self, n: int, queue: QueueName = "live") -> None:
+        """Give slots back that this queue had."""
         self.free += n
+        if queue == "check":
+            self.checks -= n
         self._call()
+
+    def _kept_from(self, queue: QueueName) -> int:
+        if queue == "live" or (queue == "check" and self.checks == 0 and self._kept > 1):
+            return 0
+        return self._kept
 
     def close(self) -> None:
         """Give nothing out any more, and let nobody wait."""
         self._closed = True
         self._call()
 
-    async def _wait(self, kept: int) -> None:
+    async def _wait(self, queue: QueueName) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((kept, turn))
+        self._waiting.append((queue, turn))
         self._call()  # one that was called in vain leaves its slot to those behind it
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting.remove((kept, turn))
+                self._waiting.remove((queue, turn))
             else:  # called in the same moment
                 self._called -= 1
                 self._call()
@@ -171,8 +183,8 @@ class Slots:
     def _call(self) -> None:
         """Call those in line for whom there is a slot."""
         for each in tuple(self._waiting):
-            kept, turn = each
-            if (self._closed or self.free - self._called > kept) and not turn.done():
+            queue, turn = each
+            if (self._closed or self.free - self._called > self._kept_from(queue)) and not turn.done():
                 self._waiting.remove(each)
                 self._called += 1
                 turn.set_result(None)

@@ -244,11 +244,11 @@ class Worker:
             if not taken:
                 continue  # the worker is to stop
             if self._expects_nothing(queue.name, helps=helps):
-                self._slots.give(taken)
+                self._slots.give(taken, queue.name)
                 continue
             try:
                 if want == 1 and queue.name != "live":
-                    self._slots.give(taken)
+                    self._slots.give(taken, queue.name)
                     await self._look(queue)
                 else:
                     await self._receive(queue, taken)
@@ -274,7 +274,7 @@ class Worker:
         try:
             hands, strays = await self._fetch(queue, taken)
         finally:
-            self._slots.give(taken - len(hands))
+            self._slots.give(taken - len(hands), queue.name)
         self._start(hands)
         await self._send_home(queue, strays)
 
@@ -371,7 +371,7 @@ class Worker:
             is_early = self._settling < self._settling_most
             if is_early:
                 self._settling += 1
-                self._slots.give(1)
+                self._slots.give(1, hand.queue)
             await self._settler.settle(hand, outcome, started_s)
         except Exception:
             log.exception("a message could not be settled; it comes back", ref=str(hand.change.ref))
@@ -382,7 +382,7 @@ class Worker:
             if is_early:
                 self._settling -= 1
             else:
-                self._slots.give(1)
+                self._slots.give(1, hand.queue)
 
     async def _replicate(self, hand: Hand) -> Outcome | None:
         """Run the engine; None means that the lease was lost."""
