@@ -29,6 +29,7 @@ class AlwaysOurs:
     """A hand whose lease never ends: there is no queue."""
 
     exclusive: bool = True
+    urgent: bool = True
     attempt: int = 1
     debt: Debt = field(default_factory=Debt)
 

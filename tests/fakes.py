@@ -197,6 +197,7 @@ class FakeHand:
     """A hand for engine tests; `lose_after` makes that many lease checks succeed and the next fail."""
 
     exclusive: bool = True
+    urgent: bool = True
     attempt: int = 1
     debt: Debt = field(default_factory=Debt)
     lose_after: int | None = None
@@ -258,16 +259,16 @@ class FakeLane:
     told: list[str] = field(default_factory=list)
     on_enter: Callable[[], None] = lambda: None
 
-    def enter_at_once(self, *, live: bool) -> bool:  # noqa: ARG002 - the real one's face
+    def enter_at_once(self, *, urgent: bool) -> bool:  # noqa: ARG002 - the real one's face
         return False
 
-    async def enter(self, *, live: bool) -> bool:  # noqa: ARG002 - the real one's face
+    async def enter(self, *, urgent: bool) -> bool:  # noqa: ARG002 - the real one's face
         self.on_enter()
         await asyncio.sleep(0)
         self.in_use += not self.full
         return not self.full
 
-    def leave(self) -> None:
+    def leave(self, *, urgent: bool) -> None:  # noqa: ARG002 - the real one's face
         self.in_use -= 1
 
     def toll_s(self, *, requests: int = 0, size_bytes: int = 0) -> float:

@@ -31,8 +31,8 @@ may not hold a slot is given back to the queue, which frees it for the next mess
 That floors hold rests on one invariant: slots held + slots lacking of floors <= slots. It is so at first, as the floors
 together are an eighth. An account below its floor takes what it lacks: the sum stays. One above takes only what is
 spare: the sum stays within. Who leaves may lack one more, and holds one less. So however slow, however many the others
-are, an account below its floor is let in. For bulk and check messages the slots kept for live ones do not count as
-spare: the live queue goes before them, whoever's it is, but no account's bulk takes all of what is open to bulk.
+are, an account below its floor is let in. Messages that are not urgent (bulk, and all checks but one at a time) may not
+have the slots kept for live ones: they share what is spare below those, by what each account holds for such messages.
 
 Giving back costs the key a stat and a Check later, since it comes back as a later attempt, and the queue would hand the
 worker the next key of the same account at once. So who may hold no slot lingers a little: an account that is busy and
@@ -202,7 +202,7 @@ class LaneFigures:
 
 
 class Shares:
-    """How several accounts share the worker's slots; `kept_for_live` of them are not for bulk and check messages."""
+    """How several accounts share the worker's slots; `kept_for_live` of them are for urgent messages only."""
 
     def __init__(self, accounts: int, slots: int, kept_for_live: int) -> None:
         """Begin with every slot free; there are no floors where there are fewer slots than accounts."""
@@ -213,19 +213,21 @@ class Shares:
         self.lanes: list[Lane] = []
         self._kept_for_live = kept_for_live
 
-    def take(self, lane: Lane, *, live: bool) -> bool:
+    def take(self, lane: Lane, *, urgent: bool) -> bool:
         """Let the lane hold one more slot, if it may."""
         if lane.held < self.floor:
             self.lacking -= 1
-        elif lane.held >= SPARE_TIMES * self._spare(live=live):
+        elif not self._may_have_more(lane, urgent=urgent):
             return False
         lane.held += 1
+        lane.held_for_bulk += not urgent
         self.held += 1
         return True
 
-    def give(self, lane: Lane) -> None:
+    def give(self, lane: Lane, *, urgent: bool) -> None:
         """Note that the lane holds one less, and let those in who may have it: first the lane that holds least."""
         lane.held -= 1
+        lane.held_for_bulk -= not urgent
         self.held -= 1
         if lane.held < self.floor:
             self.lacking += 1
@@ -233,8 +235,11 @@ class Shares:
         for each in sorted(waiting, key=_held) if len(waiting) > 1 else waiting:
             each.serve()
 
-    def _spare(self, *, live: bool) -> int:
-        return self.slots - self.held - self.lacking - (0 if live else self._kept_for_live)
+    def _may_have_more(self, lane: Lane, *, urgent: bool) -> bool:
+        spare = self.slots - self.held - self.lacking
+        if urgent:
+            return lane.held < SPARE_TIMES * spare
+        return lane.held_for_bulk < SPARE_TIMES * (spare - self._kept_for_live)
 
 
 def _held(lane: Lane) -> int:
@@ -246,7 +251,7 @@ class _Turn:
     """Somebody in line; one who does not hold a slot of the account's share lingers."""
 
     comes: asyncio.Future[bool]
-    live: bool
+    urgent: bool
     holds: bool
     patience: asyncio.TimerHandle | None = None
 
@@ -270,7 +275,7 @@ class Lane:
         """
         self.window = Window(most)
         self.in_use = 0
-        self.held = 0
+        self.held = self.held_for_bulk = 0
         self._clock_s = clock_s
         self._shares = shares
         if shares is not None:
@@ -279,7 +284,7 @@ class Lane:
         self._bytes = None if bytes_per_s is None else Bucket(bytes_per_s, clock_s())
         self._on_cut = on_cut
         self._told_s = -inf
-        self._hurried_until_s = -inf
+        self._hurried_until_s = {True: -inf, False: -inf}
         self._waiting: deque[_Turn] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -299,26 +304,26 @@ class Lane:
 
     # --- places ---
 
-    def enter_at_once(self, *, live: bool = True) -> bool:
-        """Take a place if there is one, and nobody waits for it. Who enters must `leave`."""
+    def enter_at_once(self, *, urgent: bool = True) -> bool:
+        """Take a place if there is one, and nobody waits for it. Who enters must `leave`, in the same urgency."""
         if self._waiting or not self._has_room():
             return False
-        if self._shares is not None and not self._shares.take(self, live=live):
+        if self._shares is not None and not self._shares.take(self, urgent=urgent):
             return False
         self.in_use += 1
         return True
 
-    async def enter(self, *, live: bool = True) -> bool:
+    async def enter(self, *, urgent: bool = True) -> bool:
         """Take a place, waiting in line for it; False if the slot is rather to be another account's.
 
-        `live`: the message is one of those that every slot is open to.
+        `urgent`: the message is one of those that every slot is open to.
         """
-        if self.enter_at_once(live=live):
+        if self.enter_at_once(urgent=urgent):
             return True
-        holds = self._may_line_up(live=live)
-        if not holds and self._clock_s() < self._hurried_until_s:
+        holds = self._may_line_up(urgent=urgent)
+        if not holds and self._clock_s() < self._hurried_until_s[urgent]:
             return False
-        turn = _Turn(asyncio.get_running_loop().create_future(), live, holds)
+        turn = _Turn(asyncio.get_running_loop().create_future(), urgent, holds)
         self._waiting.append(turn)
         if not holds:
             turn.patience = asyncio.get_running_loop().call_later(LINGER_S, self._send_away, turn)
@@ -332,11 +337,11 @@ class Lane:
             if turn.patience is not None:
                 turn.patience.cancel()
 
-    def leave(self) -> None:
+    def leave(self, *, urgent: bool = True) -> None:
         """Give the place back."""
         self.in_use -= 1
         if self._shares is not None:
-            self._shares.give(self)
+            self._shares.give(self, urgent=urgent)
         elif self._waiting:
             self.serve()
 
@@ -357,35 +362,35 @@ class Lane:
             window.closed_until_s == -inf or self._clock_s() >= window.closed_until_s
         )
 
-    def _may_line_up(self, *, live: bool) -> bool:
+    def _may_line_up(self, *, urgent: bool) -> bool:
         """Say whether one more may stand in line for as long as it takes, and let it hold its slot if so."""
         shares = self._shares
         if shares is None:
             return True
-        return self.held - self.in_use < shares.floor and shares.take(self, live=live)
+        return self.held - self.in_use < shares.floor and shares.take(self, urgent=urgent)
 
     def _may_enter(self, turn: _Turn) -> bool:
         """Say whether one in line may have a place; one whose turn is done was cancelled, and leaves by itself."""
         if turn.comes.done():
             return False
-        return turn.holds or (self._shares is not None and self._shares.take(self, live=turn.live))
+        return turn.holds or (self._shares is not None and self._shares.take(self, urgent=turn.urgent))
 
     def _send_away(self, turn: _Turn) -> None:
-        """Let one linger no longer, nor any other for a while."""
+        """Let one linger no longer, nor any other of its urgency for a while."""
         if not turn.comes.done():
             self._waiting.remove(turn)
-            self._hurried_until_s = self._clock_s() + HURRY_S
+            self._hurried_until_s[turn.urgent] = self._clock_s() + HURRY_S
             turn.comes.set_result(False)
 
     def _leave_line(self, turn: _Turn) -> None:
         """See to what a cancelled one had."""
         if not turn.comes.cancelled():  # its turn came in the same moment
             if turn.comes.result():
-                self.leave()
+                self.leave(urgent=turn.urgent)
             return
         self._waiting.remove(turn)
         if turn.holds and self._shares is not None:
-            self._shares.give(self)
+            self._shares.give(self, urgent=turn.urgent)
 
     def _wake_in_time(self) -> None:
         """Serve when the rest is over: nobody may be at work then who would do it on leaving."""

@@ -43,6 +43,7 @@ class Held:
     """A hand on a live message whose lease holds."""
 
     exclusive: bool = True
+    urgent: bool = True
     attempt: int = 1
     debt: Debt = field(default_factory=Debt)
 

@@ -615,7 +615,7 @@ async def test_a_key_whose_account_is_too_busy_goes_back_and_is_no_failure() -> 
     """Its slot is wanted for others; nothing was asked, and nobody is told of an answer."""
     world = World()
     world.lane.full = True
-    world.lane.leave = lambda: pytest.fail("a place was given back that was never taken")  # type: ignore[method-assign]
+    world.lane.leave = lambda **_: pytest.fail("a place was given back that was never taken")  # type: ignore[method-assign]
     outcome = await world.replicate(hand=FakeHand(attempt=3))
     assert isinstance(outcome, Retry)
     assert (outcome.after_s, outcome.failed) == (30.0, False)

@@ -45,20 +45,20 @@ def test_an_accounts_window_has_the_workers_slots_or_fewer(more: dict[str, Any],
     assert {name: lane.window.places for name, lane in lanes_of(more).items()} == places
 
 
-@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("urgent", [True, False])
 @pytest.mark.parametrize("accounts", [2, 3, 4])
 @pytest.mark.parametrize("slots", [4, 5, 7, 8, 64, 1024])
-def test_however_many_slots_other_accounts_hold_one_is_left(slots: int, accounts: int, live: bool) -> None:
+def test_however_many_slots_other_accounts_hold_one_is_left(slots: int, accounts: int, urgent: bool) -> None:
     """Each of the others takes what it gets and never lets go; the last is let in nevertheless."""
     names = [f"NS_SECRET_A{number}" for number in range(1, accounts)]
     lanes = list(lanes_of(dict.fromkeys(names, ACCOUNT) | {"S3NSYNC_WORKER_MAX_IN_FLIGHT": str(slots)}).values())
     assert len(lanes) == accounts
     held = 0
     for lane in lanes[:-1]:
-        while lane.enter_at_once(live=live):
+        while lane.enter_at_once(urgent=urgent):
             held += 1
-    assert held < max(accounts, slots if live else slots - max(1, slots // 4))
-    assert lanes[-1].enter_at_once(live=live)
+    assert held < max(accounts, slots if urgent else slots - max(1, slots // 4))
+    assert lanes[-1].enter_at_once(urgent=urgent)
 
 
 async def test_only_several_accounts_share_slots() -> None:

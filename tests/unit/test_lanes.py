@@ -283,7 +283,7 @@ class Visit(NamedTuple):
     cut_s: float | None
     error: errors.S3nsyncError | None
     whose: int
-    live: bool
+    urgent: bool
 
 
 @dataclass
@@ -307,14 +307,14 @@ class Crowd:
         lane, shares = self.lanes[visit.whose % self.accounts], self.shares
         await asyncio.sleep(visit.comes_s)
         must_enter = shares is None or lane.held < shares.floor
-        entered = await lane.enter(live=visit.live)
+        entered = await lane.enter(urgent=visit.urgent)
         assert entered or not must_enter
         if entered:
             try:
                 self.judge(lane)
                 await self.work(lane, visit)
             finally:
-                lane.leave()
+                lane.leave(urgent=visit.urgent)
         self.judge(lane)
         self.done.append(number)
 
@@ -373,7 +373,7 @@ def test_gauges_return_to_zero_and_no_window_or_share_is_overdrawn(
     _run(crowd.loop, main())
     for lane in crowd.lanes:
         figures = lane.figures()
-        assert (figures.in_use, figures.waiting, lane.held) == (0, 0, 0)
+        assert (figures.in_use, figures.waiting, lane.held, lane.held_for_bulk) == (0, 0, 0, 0)
         assert 1 <= figures.window <= crowd.most
     shares = crowd.shares
     assert shares is None or (shares.held, shares.lacking) == (0, shares.floor * crowd.accounts)
@@ -565,13 +565,28 @@ def test_bulk_messages_never_take_all_that_is_open_to_them() -> None:
     lanes = [Lane(64, lambda: 0.0, shares=shares) for _ in range(3)]
     for _ in range(64):
         for lane in lanes[:2]:
-            lane.enter_at_once(live=False)
+            lane.enter_at_once(urgent=False)
     assert lanes[0].held == lanes[1].held == 20
-    while lanes[2].enter_at_once(live=False):
+    while lanes[2].enter_at_once(urgent=False):
         pass
     assert lanes[2].held >= shares.floor
     assert shares.held <= 48
-    assert lanes[2].enter_at_once(live=True)
+    assert lanes[2].enter_at_once(urgent=True)
+
+
+async def test_an_accounts_live_messages_leave_its_own_bulk_what_is_left() -> None:
+    """What it holds for live ones does not count against its bulk, nor does bulk sent back hurry live ones."""
+    loop = asyncio.get_running_loop()
+    lane = Lane(64, loop.time, shares=Shares(2, 64, 16))
+    assert all(lane.enter_at_once() for _ in range(40))
+    assert [lane.enter_at_once(urgent=False) for _ in range(5)] == [True, True, True, False, False]
+    for _ in range(2):
+        assert not await lane.enter(urgent=False)
+    began_s = loop.time()
+    while lane.enter_at_once():
+        pass
+    assert not await lane.enter()
+    assert loop.time() - began_s >= LINGER_S
 
 
 def _pace(accounts: list[tuple[int, float]]) -> float:

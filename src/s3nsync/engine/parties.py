@@ -110,13 +110,13 @@ class Gate(Protocol):
 class Lane(Protocol):
     """How much may be asked of one upload account: see `lanes.Lane`."""
 
-    def enter_at_once(self, *, live: bool) -> bool:
-        """Take a place if there is one for whoever comes now; `live`: every slot is open to its message."""
+    def enter_at_once(self, *, urgent: bool) -> bool:
+        """Take a place if there is one for whoever comes now; `urgent`: every slot is open to its message."""
 
-    async def enter(self, *, live: bool) -> bool:
+    async def enter(self, *, urgent: bool) -> bool:
         """Take a place, waiting in line for it; False if its slot is rather to be another account's."""
 
-    def leave(self) -> None:
+    def leave(self, *, urgent: bool) -> None:
         """Give the place back."""
 
     def toll_s(self, *, requests: int = 0, size_bytes: int = 0) -> float:
@@ -148,9 +148,13 @@ class Budget(Protocol):
 class Hand(Protocol):
     """The messages of one key that the worker holds, as far as the engine sees them.
 
-    `exclusive`: nobody else is given this key while every lease lives (the live queue). `attempt` is the highest of
-    its messages.
+    `exclusive`: nobody else is given this key while every lease lives (the live queue). `urgent`: it may have a slot
+    that is kept for live events. `attempt` is the highest of its messages.
     """
+
+    @property
+    def urgent(self) -> bool:
+        """Whether every slot is open to it."""
 
     @property
     def exclusive(self) -> bool:

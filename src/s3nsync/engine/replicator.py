@@ -94,9 +94,9 @@ class Replicator:
         hand.debt.placed = True
         account = placement.route.account
         lane = self.lanes[account]
-        if not lane.enter_at_once(live=hand.exclusive):
+        if not lane.enter_at_once(urgent=hand.urgent):
             with hand.patience():
-                entered = await lane.enter(live=hand.exclusive)
+                entered = await lane.enter(urgent=hand.urgent)
             if not entered:
                 reason = f"account {account} is busy, and what slots are left are for other accounts"
                 return Retry(reason, self.backoff_s(hand.attempt), failed=False)
@@ -104,7 +104,7 @@ class Replicator:
         try:
             return await self._with_place(change, placement, access)
         finally:
-            lane.leave()
+            lane.leave(urgent=hand.urgent)
 
     async def _with_place(self, change: Change, placement: Placed | FolderMarker, access: Access) -> Outcome:
         """Do the work, if the route does not rest; the gate is asked only now, as the wait for a place may be long."""

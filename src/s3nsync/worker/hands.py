@@ -31,7 +31,7 @@ class Hand:
     """The messages of one key that were received together; the engine sees it as its `Hand`.
 
     `settling`: what became of the key is known, and its messages are being settled: nothing may cut that short, for
-    half a settlement could lose a debt.
+    half a settlement could lose a debt. `urgent`: it is of the live queue, or the only check at work.
     """
 
     change: Change
@@ -43,6 +43,7 @@ class Hand:
     task: asyncio.Task[None] | None = None
     patient: bool = False
     settling: bool = False
+    urgent: bool = True
 
     @property
     def exclusive(self) -> bool:

@@ -312,6 +312,7 @@ class Worker:
     def _start(self, hands: Iterable[Hand]) -> None:
         loop = asyncio.get_running_loop()
         for hand in hands:
+            hand.urgent = hand.queue == "live" or (hand.queue == "check" and self._slots.checks == 1)
             self._hands.add(hand)
             hand.task = loop.create_task(self._work(hand))
 
