@@ -114,7 +114,8 @@ def decide(
         return Delete(to_trash=route.deletes == "trash")
     wait_s = source.last_modified_s + route.settle_s - now_s
     if route.settle_s > 0 and wait_s > 0:
-        return Wait(f"settling: written less than {route.settle_s:g} s ago", wait_s)
+        # Never longer than that: a clock of ours that is hours behind must not hide the key for as long.
+        return Wait(f"settling: written less than {route.settle_s:g} s ago", min(wait_s, route.settle_s))
     notes = lost_metadata(source)
     if notes and route.content_encoding == "reject":
         return Reject(notes[0], "store the object unencoded, or set content_encoding = 'warn' on the route")

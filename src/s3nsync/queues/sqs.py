@@ -118,7 +118,7 @@ class Failure:
     def lease_lost(self) -> bool:
         """Say whether the receipt no longer stands for a lease of ours, or the lease may last no longer."""
         about_the_receipt = self.code == "InvalidParameterValue" and re.search(
-            r"expired|beyond the limit", self.message, re.IGNORECASE
+            r"ReceiptHandle is invalid|expired|beyond the limit", self.message, re.IGNORECASE
         )
         return self.code in _LEASE_LOST or bool(about_the_receipt)
 
@@ -197,12 +197,13 @@ class SqsQueue:
     async def extend(self, deliveries: Sequence[Delivery], for_s: float) -> list[Delivery]:
         """Let the leases run for `for_s` seconds from now; the deliveries whose lease was lost come back.
 
-        It is not coalesced with anything: a cancelled extension must not go out later, behind a `retry`.
+        It is not coalesced with anything: a cancelled extension must not go out later, behind a `retry`. A refusal in
+        words that nobody knows counts as a lost lease: an error would keep the others from being extended, for ever.
         """
         refused: list[Delivery] = []
         for batch in _tens(deliveries):
             failures = await self._batch("ChangeMessageVisibilityBatch", [_visibility(one, for_s) for one in batch])
-            refused += [one for one, failure in zip(batch, failures, strict=True) if not _verdict("extend", failure)]
+            refused += [one for one, failure in zip(batch, failures, strict=True) if not _is_extended(failure)]
         return refused
 
     async def bury(self, delivery: Delivery, burial: Burial) -> bool:
@@ -448,6 +449,11 @@ def _verdict(verb: str, failure: Failure | None) -> bool:
     if failure.lease_lost:
         return False
     raise QueueError(f"SQS did not {verb} a message: {failure.code}: {failure.message}")
+
+
+def _is_extended(failure: Failure | None) -> bool:
+    """Say whether a lease was extended; QueueError where trying again may help."""
+    return _verdict("extend", failure) if failure is None or failure.transient else False
 
 
 def _error_of(failure: Failure, action: str, url: str) -> QueueError:
