@@ -580,6 +580,33 @@ async def test_a_freeze_longer_than_the_lease_is_noticed_before_the_next_send() 
         await stage.until(lambda: stage.live.empty)
 
 
+async def test_a_lease_that_is_over_is_not_brought_back_by_an_extension() -> None:
+    """A machine sleeps through its lease; the queue, asked to extend it, says yes, but means nothing by it."""
+    stage, woken, lost = Stage(), asyncio.Event(), []
+
+    async def says_yes(_deliveries: object, _for_s: float) -> list[Delivery]:
+        return []
+
+    async def sleep(_change: Change, hand: Hand) -> Outcome:
+        await woken.wait()
+        try:
+            hand.check()
+        except errors.LeaseLost:
+            lost.append(hand)
+            raise
+        return DONE
+
+    stage.engine.script = sleep
+    stage.live.extend = says_yes  # type: ignore[method-assign,assignment]
+    stage.live.put(PUT)
+    async with stage.running():
+        await stage.until(lambda: stage.worker.in_flight == 1)
+        stage.clock += 61.0
+        await asyncio.sleep(0.05)  # the extender looks every millisecond here
+        woken.set()
+        await stage.until(lambda: bool(lost))
+
+
 async def test_work_that_does_not_move_is_cut_and_goes_back() -> None:
     """Progress, not time, is the watchdog."""
     stage = Stage(stall_s=40.0)

@@ -64,6 +64,12 @@ class Extender:
 
     async def _extend(self, queue: Queue, leases: list[Lease]) -> None:
         asked_s = self._clock_s()
+        for lease in leases:
+            # Over is over: SQS may well say yes to a receipt that stands for nothing any more.
+            lease.lost = lease.lost or asked_s > lease.ends_s
+        leases = [lease for lease in leases if not lease.lost]
+        if not leases:
+            return
         try:
             refused = await queue.extend([lease.delivery for lease in leases], self._lease_s)
         except QueueMissing:
