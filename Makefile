@@ -91,7 +91,7 @@ fuzz: $(READY) ## random answers at the HTTP client, judged by a second reader: 
 	@PYTHONPATH=tests $(BIN)/python tests/fuzz/answers.py --seconds $(SECONDS) $(ARGS)
 
 mutants: $(READY) ## plant bugs in a copy of the source, and see the simulation find each of them
-	@$(BIN)/python tests/sim/mutants.py --seeds 800 $(ARGS)
+	@$(BIN)/python tests/sim/mutants.py --seeds 2500 $(ARGS)
 
 pythons: ## the tests without ministack on every other supported Python that is found
 	@set -e; for version in 3.11 3.12 3.13; do \

@@ -66,6 +66,9 @@ RULES = {
         f"{SETTLEMENT}::test_rule_8_an_ambiguous_retry_waits_for_the_grace_and_others_do_not",
         f"{WORKER}::test_rule_8_a_drain_cuts_what_cannot_finish_and_gives_it_back",
     ],
+    "a refused extension is taken for a good one": [
+        f"{WORKER}::test_an_extension_that_is_refused_loses_the_lease",
+    ],
     "a settlement can be cut": [
         f"{WORKER}::test_a_settlement_is_finished_though_the_drain_deadline_cuts_it",
     ],
