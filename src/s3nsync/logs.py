@@ -10,6 +10,7 @@ the values of headers that carry signatures.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -55,6 +56,7 @@ class Sink:
         self._levels = frozenset(LEVELS[LEVELS.index(level) :])
         self._second: tuple[int, str] = (-1, "")
         self._stream = stream
+        self._changes: list[str] = []
         self._spellings = _spellings(secrets)
 
     def change(self, settled: Report, now_s: float) -> None:
@@ -63,12 +65,27 @@ class Sink:
         if level in self._levels:
             first = {"time": self._stamp(now_s), "level": level, "event": "change"}
             event = {**first, **record(settled, now_s)}
-            self.write(_flat_json(event) if self.is_json else _plain(None, level, event))
+            self._hold(_flat_json(event) if self.is_json else _plain(None, level, event))
+
+    def _hold(self, line: str) -> None:
+        """Write a Change's line with those of the same turn of the event loop: ten are often acked by one answer."""
+        self._changes.append(self.redact(line) + "\n")
+        if len(self._changes) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self._release)
+            except RuntimeError:  # there is no loop
+                self._release()
 
     def write(self, line: str) -> None:
-        """Write one line (its end is added here), in one piece."""
-        self._stream.write(self.redact(line) + "\n")
-        self._stream.flush()
+        """Write one line (its end is added here), in one piece, behind those that came before."""
+        self._changes.append(self.redact(line) + "\n")
+        self._release()
+
+    def _release(self) -> None:
+        if self._changes:
+            self._stream.write("".join(self._changes))
+            self._changes.clear()
+            self._stream.flush()
 
     def redact(self, text: str) -> str:
         """Give the text without secrets and signatures."""

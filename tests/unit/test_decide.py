@@ -92,6 +92,14 @@ def test_a_settling_object_waits_for_the_rest_of_its_time() -> None:
     assert isinstance(_decide(replace(ROUTE, settle_s=4.0), fresh), Upload)
 
 
+def test_a_clock_that_is_behind_does_not_hide_a_key_for_long() -> None:
+    """However far in the future S3's LastModified seems to lie, the wait is no longer than settle_s."""
+    ahead = INFO._replace(last_modified_s=int(NOW_S) + 7200)
+    waiting = _decide(replace(ROUTE, settle_s=10.0), ahead)
+    assert isinstance(waiting, Wait)
+    assert waiting.after_s == 10.0
+
+
 @pytest.mark.parametrize(
     ("encryption", "customer_key", "is_md5"),
     [

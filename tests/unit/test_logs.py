@@ -1,5 +1,6 @@
 """The log: one record for each Change, in two forms, without secrets."""
 
+import asyncio
 import io
 import json
 import logging
@@ -235,6 +236,35 @@ def test_what_a_line_says_is_what_the_record_says(
     sink.change(done, NOW_S)
     (line,) = json_lines(stream)
     assert {name: line[name] for name in list(line)[3:]} == record(done, NOW_S)
+
+
+class Pieces(io.StringIO):
+    """A stream that keeps what was written in one piece together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return super().write(text)
+
+
+async def test_changes_of_one_turn_are_written_in_one_piece_and_in_order() -> None:
+    """Ten messages are acked by one answer: their lines need one system call; any other line stays behind them."""
+    stream = Pieces()
+    sink = Sink(stream, ("hidden-secret",), is_json=True, level="info")
+    sink.change(settled(), NOW_S)
+    sink.change(settled(outcome=Rejected("hidden-secret")), NOW_S)
+    assert stream.pieces == []
+    await asyncio.sleep(0)
+    assert [piece.count("\n") for piece in stream.pieces] == [2]
+    assert "hidden-secret" not in stream.getvalue()
+    sink.change(settled(), NOW_S)
+    sink.write("other")
+    await asyncio.sleep(0)
+    assert [piece.count("\n") for piece in stream.pieces] == [2, 2]
+    assert stream.getvalue().endswith("}\nother\n")
 
 
 def test_on_a_terminal_a_line_is_words() -> None:

@@ -50,6 +50,7 @@ class _Hand:
 
     debt: Debt = field(default_factory=Debt)
     exclusive: bool = False
+    urgent: bool = False
     attempt: int = 1
 
     def check(self) -> None:
