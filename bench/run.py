@@ -58,7 +58,7 @@ from bench.report import (
 )
 from bench.stand_ins import ROOT, Case, Servers, line, servers
 
-K1, K4 = Case("1 KiB", "k1", 1 << 10, 6_000), Case(SMALL, "k4", 4 << 10, 6_000)
+K1, K4 = Case("1 KiB", "k1", 1 << 10, 6_000), Case(SMALL, "k4", 4 << 10, 20_000)
 K100, M1 = Case("100 KiB", "k100", 100 << 10, 2_000), Case("1 MiB", "m1", 1 << 20, 500)
 G1, G4 = Case("1 GiB", "one", 1 << 30, 1), Case("4 GiB", "four", 4 << 30, 1)
 PARTS = Case("4 GiB, in parts", "parts", 4 << 30, 1, parts_of="four")

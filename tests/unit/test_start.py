@@ -45,7 +45,6 @@ def test_json_changes_no_other_exit_code(tmp_path: Path) -> None:
     assert told("verify", "--json", "--help", folder=tmp_path).returncode == 0
     done = told("verify", "--json", folder=tmp_path)
     assert (done.returncode, json.loads(done.stdout)["error"]) == (2, "ConfigError")
-    assert told("health", "--json", folder=tmp_path).returncode == 1
     assert told("lambda-zip", "--json", folder=tmp_path).returncode == 0
 
 
