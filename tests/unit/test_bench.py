@@ -107,7 +107,7 @@ def test_results_come_back_from_their_file() -> None:
 def test_every_goal_is_judged_where_it_stands() -> None:
     """On the bound a goal is reached; the median is judged, and ratios are those of the same round."""
     assert missed(results()) == []
-    assert len(list(goals(results()))) == 10
+    assert len(list(goals(results()))) == 11
     assert missed(results(rclone_s=(0.19, 0.39, 9.0))) == ["whole worker"]
     assert missed(results(ranged_mib=161)) == ["memory of a worker: ranged reads"]
     assert missed(results(two=179.0)) == ["two workers"]
