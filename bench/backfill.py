@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from operator import truediv
@@ -109,9 +109,8 @@ async def _each(sections: Sequence[Section]) -> AsyncGenerator[Section, None]:
         yield section
 
 
-async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueName) -> Round:
-    """Copy every object of the case by a worker on queues in memory, all of them through one of its queues."""
-    left = case.count
+def _counting(left: int, done: Callable[[], None]) -> Callable[[Report], None]:
+    """Hear of each object, and say when that was the last; what is not copied ends the bench."""
 
     def report(settled: Report) -> None:
         nonlocal left
@@ -119,7 +118,13 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
             raise SystemExit(f"not copied: {settled}")
         left -= 1
         if left == 0:
-            worker.stop()
+            done()
+
+    return report
+
+
+async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueName) -> Round:
+    """Copy every object of the case by a worker on queues in memory, all of them through one of its queues."""
 
     def queue(each: QueueName) -> MemoryQueue:
         return MemoryQueue(each, lease_s=300, clock_s=time.monotonic, now_s=time.time, capacity=CAPACITY)
@@ -132,7 +137,7 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
         engine=engine,
         gate=gate,
         limits=Limits(max_in_flight=case.in_flight * 4 // 3, poll_wait_s=1),  # a quarter is kept for live events
-        report=report,
+        report=_counting(case.count, lambda: worker.stop()),
         clock_s=time.monotonic,
         now_s=time.time,
     )
@@ -150,15 +155,6 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
 
 async def send_all(case: Case, engine: Replicator, s3: S3) -> Round:
     """Copy every object of the case as `--direct` does when all goes well."""
-    left = case.count
-
-    def report(settled: Report) -> None:
-        nonlocal left
-        if settled.verb != "ack":
-            raise SystemExit(f"not copied: {settled}")
-        left -= 1
-        if left == 0:
-            express.stop()
 
     async def refuse(changes: Sequence[Change]) -> None:
         if changes:
@@ -170,7 +166,7 @@ async def send_all(case: Case, engine: Replicator, s3: S3) -> Round:
         at_once=case.in_flight,
         leave=refuse,
         owe=refuse,
-        report=report,
+        report=_counting(case.count, lambda: express.stop()),
         clock_s=time.monotonic,
     )
     sections = listed(case)
