@@ -129,6 +129,7 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
     def queue(each: QueueName) -> MemoryQueue:
         return MemoryQueue(each, lease_s=300, clock_s=time.monotonic, now_s=time.time, capacity=CAPACITY)
 
+    done = asyncio.Event()
     queues = {each: queue(each) for each in ("live", "bulk", "check")}
     worker = Worker(
         live=queues["live"],
@@ -137,7 +138,7 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
         engine=engine,
         gate=gate,
         limits=Limits(max_in_flight=case.in_flight * 4 // 3, poll_wait_s=1),  # a quarter is kept for live events
-        report=_counting(case.count, lambda: worker.stop()),
+        report=_counting(case.count, done.set),
         clock_s=time.monotonic,
         now_s=time.time,
     )
@@ -145,7 +146,8 @@ async def work_all(case: Case, engine: Replicator, gate: Breaker, name: QueueNam
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     working = asyncio.create_task(worker.run())
     await backfill(_each(sections), Scope(ROUTE, [ROUTE]), queues[name].send, Sent(), run="bench")
-    await worker.stopped()
+    await done.wait()
+    worker.stop()
     found = Round(time.process_time() - cpu_s, time.perf_counter() - wall_s)
     for each in queues.values():
         await each.aclose()
@@ -160,19 +162,22 @@ async def send_all(case: Case, engine: Replicator, s3: S3) -> Round:
         if changes:
             raise SystemExit(f"not copied: {changes}")
 
+    done = asyncio.Event()
     express = Express(
         engine=engine,
         s3=s3,
         at_once=case.in_flight,
         leave=refuse,
         owe=refuse,
-        report=_counting(case.count, lambda: express.stop()),
+        report=_counting(case.count, done.set),
         clock_s=time.monotonic,
     )
     sections = listed(case)
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     working = asyncio.create_task(express.run())
     await backfill(_each(sections), Scope(ROUTE, [ROUTE]), express.send, Sent(), run="bench")
+    await done.wait()
+    express.stop()
     await working
     return Round(time.process_time() - cpu_s, time.perf_counter() - wall_s)
 
