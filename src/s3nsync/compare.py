@@ -104,8 +104,7 @@ class Section:
     upto: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """A key of which there is something to say; the side that has nothing is None. `why` is one line for people."""
 
     key: str
@@ -294,11 +293,12 @@ def compare(section: Section, scope: Scope) -> Compared:
         else:
             _compare_pair(source, target, scope, found)
     found.prove("md5", same, same_bytes)
+    is_sorted = not found.findings and not section.target_only  # what S3 lists is
     for each in section.source_only:
         _note_missing(each, scope, found)
     for extra in section.target_only:
         _note_extra(extra, scope, found)
-    if section.source_only or section.target_only:
+    if not is_sorted:
         found.findings.sort(key=lambda finding: order(finding.key))
     return found
 

@@ -81,14 +81,20 @@ Placement = Placed | FolderMarker | OutOfScope | Refused
 
 def place(ref: ObjectRef, routes: Iterable[Route]) -> Placement:
     """Find the key's route and its path there."""
-    own = [route for route in routes if route.bucket == ref.bucket]
-    taking = [route for route in own if ref.key.startswith(route.prefix)]
-    if not taking:
-        return OutOfScope(f"no route for a prefix of this key in bucket {ref.bucket}" if own else "no route for bucket")
-    route = taking[0] if len(taking) == 1 else max(taking, key=lambda each: len(each.prefix))
-    if left_out := _left_out(ref.key, route):
+    bucket, key = ref.bucket, ref.key
+    taking, is_known = None, False
+    for route in routes:  # a loop, not comprehensions: each object comes through here
+        if route.bucket == bucket:
+            is_known = True
+            if key.startswith(route.prefix) and (taking is None or len(route.prefix) > len(taking.prefix)):
+                taking = route
+    if taking is None:
+        return OutOfScope(
+            f"no route for a prefix of this key in bucket {bucket}" if is_known else "no route for bucket"
+        )
+    if left_out := _left_out(key, taking):
         return OutOfScope(left_out)
-    return _place_in(ref.key, route)
+    return _place_in(key, taking)
 
 
 def target_directory(route: Route) -> str:

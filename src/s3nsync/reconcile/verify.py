@@ -241,7 +241,7 @@ class Verifier:
         if source is None or not (is_open or is_dated or may_be_refused):
             return [finding]
         if self._heads_left <= 0 and not self._care.deep:
-            return [replace(finding, why=f"{finding.why}; --deep asks about every such object")]
+            return [finding._replace(why=f"{finding.why}; --deep asks about every such object")]
         self._heads_left -= 1
         if is_dated:
             looked = await self._fresh_look(finding)
@@ -284,7 +284,7 @@ class Verifier:
         if self._care.deep and (verdict == "size and time" or (isinstance(verdict, Finding) and verdict.needs)):
             verdict = await self._by_bytes(seen, target)
         if isinstance(verdict, Finding):
-            return [replace(verdict, source=seen)]
+            return [verdict._replace(source=seen)]
         self.tally.prove(verdict, info.size_bytes)
         return [Finding(source.key, "metadata", "; ".join(lost), seen, target)] if lost else []
 
