@@ -109,7 +109,7 @@ class SecondLooks:
 
 async def unconfirmed(s3: S3, bucket: str, saw: Mapping[str, SourceInfo]) -> list[str]:
     """Give those of the keys that one page of the listing does not show as they were seen: it can only confirm."""
-    room = len(saw) + max(ROOM_LEAST, len(saw) // 4)
+    room = len(saw) + max(ROOM_LEAST, len(saw) // 8)
     found = await _listed(s3, bucket, min(saw, key=order), most=min(PAGE_MOST, room)) if saw else {}
     return [key for key, each in saw.items() if not _confirms(found.get(key), each)]
 
