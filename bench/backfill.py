@@ -53,7 +53,7 @@ from s3nsync.model import Change, ObjectRef, QueueName, Report, Route
 from s3nsync.netstorage import Account, NetStorage
 from s3nsync.pacing import Breaker, ByteBudget
 from s3nsync.queues.memory import MemoryQueue
-from s3nsync.reconcile.backfill import Sent, backfill
+from s3nsync.reconcile.backfill import LOT, Sent, backfill
 from s3nsync.reconcile.express import Express
 from s3nsync.reconcile.second_look import SecondLooks
 from s3nsync.s3 import S3
@@ -175,7 +175,7 @@ async def send_all(case: Case, engine: Replicator, s3: S3) -> Round:
     sections = listed(case)
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     working = asyncio.create_task(express.run())
-    await backfill(_each(sections), Scope(ROUTE, [ROUTE]), express.send, Sent(), run="bench")
+    await backfill(_each(sections), Scope(ROUTE, [ROUTE]), express.send, Sent(), run="bench", together=LOT)
     await done.wait()
     express.stop()
     await working

@@ -24,7 +24,7 @@ from s3nsync.lanes import Bucket
 from s3nsync.logs import configure
 from s3nsync.model import Change, Route
 from s3nsync.ops.doctor import wiring
-from s3nsync.reconcile.backfill import Cursor, Sent, backfill
+from s3nsync.reconcile.backfill import LOT, MESSAGES, Cursor, Sent, backfill
 from s3nsync.reconcile.sides import Selection, joined
 from s3nsync.settings import Settings
 
@@ -158,6 +158,7 @@ class Backfill:
             self._sent,
             run=run,
             newer_than_s=self._plan.newer_than_s if cursor is None else cursor.since_s,
+            together=LOT if self._plan.direct and self._plan.pace is None else MESSAGES,
             reached=(lambda _key: None) if cursor is None else lambda key: cursor.reached(route, key),
         )
 

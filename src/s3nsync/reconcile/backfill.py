@@ -28,7 +28,7 @@ from s3nsync.model import Change, ObjectRef, Route
 T = TypeVar("T")
 
 LOT = 100
-"""Changes sent side by side, before the cursor moves: what a killed run may send twice."""
+"""Changes sent before the cursor moves: what a killed run may send twice."""
 
 MESSAGES = 10
 """Changes in one call of SQS."""
@@ -76,23 +76,29 @@ async def backfill(
     run: str,
     newer_than_s: float | None = None,
     reached: Callable[[str], None] = lambda _key: None,
+    together: int = MESSAGES,
 ) -> None:
     """Send a Change for each object that NetStorage lacks or has otherwise; closes `sections`.
 
     `sent` grows meanwhile; `newer_than_s` (Unix time) leaves out what was written before; `reached` hears of each key
-    up to which everything was sent. Raises what the listings and `send` raise.
+    up to which everything was sent. So many Changes go `together` by one call of `send`, a lot's calls side by side.
+    Raises what the listings and `send` raise.
     """
     async with aclosing(sections):
         async for section in sections:
-            found = compare(section, scope)
+            compared = compare(section, scope)
             sent.objects += len(section.pairs) + len(section.source_only)
             sent.size_bytes += sum([source.size_bytes for source, _ in section.pairs])
             sent.size_bytes += sum([source.size_bytes for source in section.source_only])
-            sent.same += sum(found.same.values())
-            sent.ignored += found.ignored
-            wanted = list(_wanted(found.findings, sent, newer_than_s))
+            sent.same += sum(compared.same.values())
+            sent.ignored += compared.ignored
+            wanted = list(_wanted(compared.findings, sent, newer_than_s))
             for lot in _lots(wanted, LOT):
-                await _send_lot(lot, scope.route.bucket, send, sent, run)
+                found = [change_for(each, scope.route.bucket, run=run, event_name="Sync") for each in lot]
+                await _send([each for each in found if each is not None], send, together)
+                for each in lot:
+                    sent.sent[each.kind] += 1
+                    sent.sent_bytes += each.source.size_bytes if each.source else 0
                 reached(lot[-1].key)
             reached(section.upto)
 
@@ -110,14 +116,12 @@ def _wanted(findings: Sequence[Finding], sent: Sent, newer_than_s: float | None)
             yield each
 
 
-async def _send_lot(
-    lot: Sequence[Finding], bucket: str, send: Callable[[Sequence[Change]], Awaitable[None]], sent: Sent, run: str
-) -> None:
-    changes = [change_for(each, bucket, run=run, event_name="Sync") for each in lot]
-    await asyncio.gather(*(send(part) for part in _lots([each for each in changes if each is not None], MESSAGES)))
-    for each in lot:
-        sent.sent[each.kind] += 1
-        sent.sent_bytes += each.source.size_bytes if each.source else 0
+async def _send(changes: Sequence[Change], send: Callable[[Sequence[Change]], Awaitable[None]], together: int) -> None:
+    """Send them, in parts side by side where they are more than go together."""
+    if len(changes) <= together:
+        await send(changes)
+    else:
+        await asyncio.gather(*(send(part) for part in _lots(changes, together)))
 
 
 def _lots(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

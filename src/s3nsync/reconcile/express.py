@@ -19,7 +19,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import structlog
@@ -44,14 +44,16 @@ LOOK_AFTER_S: Final = 0.1
 """How long a second look waits for company."""
 
 
-@dataclass(slots=True)
 class _Hand:
     """The engine's hand without a message: there is no lease to lose, and others may write the key."""
 
-    debt: Debt = field(default_factory=Debt)
-    exclusive: bool = False
-    urgent: bool = False
-    attempt: int = 1
+    __slots__ = ("debt",)
+    exclusive = False
+    urgent = False
+    attempt = 1
+
+    def __init__(self) -> None:
+        self.debt = Debt()
 
     def check(self) -> None:
         """Hold."""
