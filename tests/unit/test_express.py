@@ -16,7 +16,6 @@ from fakes import NOW_S, FakeBudget, FakeGate, FakeLane, FakeSource, FakeTarget
 from s3nsync.engine import Replicator
 from s3nsync.errors import QueueMissing, S3nsyncError, SourceUnavailable, TargetUnavailable
 from s3nsync.model import Change, Copied, Deleted, ObjectRef, Report, Route
-from s3nsync.reconcile import express as module
 from s3nsync.reconcile.express import Express
 from s3nsync.s3 import S3
 
@@ -58,7 +57,9 @@ class World:
     left: list[Change] = field(default_factory=list)
     leave_raises: bool = False
 
-    def express(self, at_once: int = 4) -> Express:
+    def express(
+        self, at_once: int = 4, *, capacity: int = 1_000, most: int = 500, look_after_s: float = 0.1
+    ) -> Express:
         engine = Replicator(
             routes=(ROUTE,),
             source=self.bucket,
@@ -81,6 +82,9 @@ class World:
             owe=self._owe,
             report=self._report,
             clock_s=lambda: 0.0,
+            capacity=capacity,
+            most=most,
+            look_after_s=look_after_s,
         )
 
     def put(self, *keys: str) -> list[Change]:
@@ -143,12 +147,10 @@ async def test_what_goes_well_costs_a_get_a_put_and_its_share_of_a_page() -> Non
     assert (len(world.target.files), world.left) == (20, [])
 
 
-async def test_pages_are_filled_before_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pages_are_filled_before_they_are_asked_for() -> None:
     """With as many looks as a page answers it is asked for at once."""
-    monkeypatch.setattr(module, "MOST", 5)
-    monkeypatch.setattr(module, "LOOK_AFTER_S", 3600.0)
     world = World()
-    express = world.express()
+    express = world.express(most=5, look_after_s=3600.0)
     async with running(express):
         await express.send(world.put(*KEYS))
     assert world.bucket.pages == 4
@@ -241,12 +243,11 @@ async def test_deletes_go_to_the_queue() -> None:
     assert world.notes == ["left a"]
 
 
-async def test_who_sends_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_sends_waits_for_room() -> None:
     """However many objects a bucket has, only so many wait here."""
-    monkeypatch.setattr(module, "CAPACITY", 6)
     world = World()
     world.target.hang = asyncio.Event()
-    express = world.express(at_once=2)
+    express = world.express(at_once=2, capacity=6)
     async with running(express):
         sending = asyncio.create_task(express.send(world.put(*KEYS)))
         for _ in range(100):

@@ -110,6 +110,9 @@ class Express:
         owe: Send,
         report: Callable[[Report], None],
         clock_s: Callable[[], float],
+        capacity: int = CAPACITY,
+        most: int = MOST,
+        look_after_s: float = LOOK_AFTER_S,
     ) -> None:
         """Wire it: `leave` takes what is for the worker's queue, `owe` Checks; `clock_s` is monotonic."""
         self._source = _Deferring(s3)
@@ -120,6 +123,9 @@ class Express:
         self._owe = owe
         self._report = report
         self._clock_s = clock_s
+        self._capacity = capacity
+        self._most = most
+        self._look_after_s = look_after_s
         self._waiting: deque[Change] = deque()
         self._more = asyncio.Event()
         self._room = asyncio.Event()
@@ -148,7 +154,7 @@ class Express:
             if change.kind != "put":
                 await self._leave([change])
                 continue
-            while len(self._waiting) >= CAPACITY and not self._closed:
+            while len(self._waiting) >= self._capacity and not self._closed:
                 self._room.clear()
                 await self._room.wait()
             if self._closed:
@@ -181,7 +187,7 @@ class Express:
                 await self._more.wait()
                 continue
             change = waiting.popleft()
-            if len(waiting) <= CAPACITY // 2:
+            if len(waiting) <= self._capacity // 2:
                 self._room.set()
             self._at_work += 1
             try:
@@ -206,7 +212,7 @@ class Express:
         if isinstance(outcome, Copied) and saw is not None:
             report = self._settled(change, outcome, began_s, ambiguous=may_land)
             copies = self._look_later(_Copy(saw, change, report))
-            if len(copies) >= MOST:  # whose copy fills the page waits for it, so that no heap of them grows
+            if len(copies) >= self._most:  # whose copy fills the page waits for it, so that no heap of them grows
                 await self._flush(change.ref.bucket)
         elif isinstance(outcome, Deleted | Ignored | Unchanged):
             self._report(self._settled(change, outcome, began_s, ambiguous=may_land))
@@ -225,7 +231,7 @@ class Express:
         copies = self._copies.get(bucket)
         if copies is None:
             copies = self._copies[bucket] = {}
-            asyncio.get_running_loop().call_later(LOOK_AFTER_S, self._flush_late, bucket, copies)
+            asyncio.get_running_loop().call_later(self._look_after_s, self._flush_late, bucket, copies)
         copies[key] = copy
         return copies
 
